@@ -1,0 +1,6541 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""podstack: sign in to the Podstack GPU cloud (podstack.ai) and work there.
+
+What it does to your machine: it reads and writes ~/.podstack/config.yaml (with a .lock beside it),
+and the system's keychain where you ask for that; it talks to the Podstack API and to the
+authorization server that the API names; during a browser login it listens on 127.0.0.1; it starts
+a browser, OpenSSH, the installer or your token_command when a command says so. Nothing happens at
+import, nothing runs in the background, nothing is reported anywhere.
+
+The file is a book of short chapters, each using only what stands above it:
+head, errors, text, yaml, app, files, secrets, http, login, api, commands, door.
+"""
+
+import os
+import stat
+import sys
+import time
+
+VERSION = "1.0.0"
+DEFAULT_ENDPOINT = "https://api.podstack.ai"
+DEFAULT_CLIENT_ID = "podstack-cli"
+DEFAULT_PROFILE = "default"
+DEFAULT_TIMEOUT = 30.0
+DASHBOARD_TOKENS = "Account > API Tokens"
+SOURCE = os.path.abspath(__file__)
+
+MAX_CONFIG_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 10 * 1000 * 1000
+LOCK_SECONDS = 30
+REFRESH_SKEW = 60
+REFRESH_SECONDS = 20
+LOGIN_SECONDS = 300
+WAIT_SECONDS = 600
+PAGE_SIZE = 100
+PARALLEL_PAGES = 8
+
+ENVIRONMENT = (
+    ("PODSTACK_API_TOKEN", "the token to use; never stored, wins over a stored one"),
+    ("PODSTACK_PROFILE", "the profile to use"),
+    ("PODSTACK_PROJECT", "the project to work in"),
+    ("PODSTACK_API_ENDPOINT", "the API's address (default %s)" % DEFAULT_ENDPOINT),
+    ("PODSTACK_CLIENT_ID", "the OAuth client id (default %s)" % DEFAULT_CLIENT_ID),
+    ("PODSTACK_STORAGE", "where a new login is kept: file or keyring"),
+    ("PODSTACK_OUTPUT", "table, wide, json or yaml"),
+    ("PODSTACK_TIMEOUT", "seconds that one request may take (default 30)"),
+    ("PODSTACK_CA_BUNDLE", "a PEM file or directory of certificate authorities to trust"),
+    ("PODSTACK_CONFIG", "the config file (default ~/.podstack/config.yaml)"),
+    ("PODSTACK_NO_COLOR", "no colour, as NO_COLOR"),
+    ("PODSTACK_DEBUG", "show requests and tracebacks, as --debug"),
+    ("PODSTACK_INSTALL_URL", "a mirror for podstack update and install.sh"),
+)
+# == errors: what can go wrong, in the user's words ==========================================
+# Raised deep, printed once (by the door). A message is a fact without a full stop, a hint is one
+# thing to do next, details are further lines. Nothing here prints, and no error holds a token.
+
+EXIT_CODES = (
+    (0, "done"),
+    (1, "failed"),
+    (2, "wrong usage"),
+    (4, "not authenticated (missing, invalid, expired or denied)"),
+    (5, "permission denied"),
+    (6, "not found or not set"),
+    (7, "service unreachable, rate limited or failing"),
+    (130, "interrupted"),
+)
+
+
+class PodError(Exception):
+    """A failure to tell the user: `message`, then `hint`, then each of `details`; exit `code`."""
+
+    code = 1
+
+    def __init__(self, message, hint=None, details=()):
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = list(details)
+
+
+class UsageError(PodError):
+    """The command line cannot be carried out as typed."""
+
+    code = 2
+
+
+class AuthError(PodError):
+    """There is no token, or the one there is does not serve."""
+
+    code = 4
+
+
+class Denied(PodError):
+    """The token is good but may not do this."""
+
+    code = 5
+
+
+class NotFound(PodError):
+    """The thing asked for does not exist, or a setting has no value."""
+
+    code = 6
+
+
+class Unreachable(PodError):
+    """The service could not be reached, is failing, or limits the rate."""
+
+    code = 7
+
+
+class ConfigError(PodError):
+    """The config file cannot be read, understood or written."""
+
+
+class KeychainError(PodError):
+    """The system's keychain is missing, locked or failing."""
+
+
+class LockBusy(PodError):
+    """Another process held the config file's lock for too long."""
+
+    code = 7
+
+
+class NoLogin(AuthError):
+    """No token anywhere; `empty_variable` is true when PODSTACK_API_TOKEN is set but empty."""
+
+    def __init__(self, empty_variable=False):
+        details = ["PODSTACK_API_TOKEN is set but empty"] if empty_variable else []
+        hint = "Run: podstack auth login (or set PODSTACK_API_TOKEN)"
+        super().__init__("Not authenticated", hint, details)
+
+
+class TokenExpired(AuthError):
+    def __init__(self, details=()):
+        super().__init__("Token expired", "Re-authenticate: podstack auth login", details)
+
+
+class InvalidToken(AuthError):
+    def __init__(self, details=()):
+        hint = "Generate a new token from the dashboard (%s)" % DASHBOARD_TOKENS
+        super().__init__("Invalid authentication token", hint, details)
+
+
+class PermissionDenied(Denied):
+    def __init__(self, details=()):
+        hint = "Check if the token has access to the project: podstack project list"
+        super().__init__("Permission denied for resource", hint, details)
+
+
+class RemoteExit(Exception):
+    """The exit code of a command in a pod, to end with silently."""
+
+    def __init__(self, code):
+        super().__init__(code)
+        self.code = code
+
+
+# == text: words, numbers, times and addresses ===============================================
+# Pure functions from values to values: what a terminal may be shown, how a table lines up, what a
+# date, a duration or an address means. Nothing here reads a file, the clock or the environment.
+
+BIDI = [0x061C, 0x200E, 0x200F, 0x2028, 0x2029] + list(range(0x202A, 0x202F))
+UNSAFE = list(range(0x20)) + list(range(0x7F, 0xA0)) + BIDI + list(range(0x2066, 0x206A))
+VISIBLE_FORM = {code: ("\\x%02x" if code < 256 else "\\u%04x") % code for code in UNSAFE}
+JSON_FORM = {code: "\\u%04x" % code for code in UNSAFE if code >= 0x7F}
+URL_SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
+SECRET_NAMES = (
+    "access_token|refresh_token|id_token|token|code|code_verifier|device_code|user_code|state"
+    "|client_secret|password|authorization|proxy-authorization"
+)
+
+
+def printable(text):
+    """Return `text` with control characters and bidi overrides shown as escapes."""
+    return str(text).translate(VISIBLE_FORM)
+
+
+def printable_log(line):
+    """Return a log line safe for a terminal: of its escape sequences only colours (SGR) pass."""
+    import re
+
+    parts = re.split(r"(\x1b\[[0-9;:]*m)", line.expandtabs())
+    return "".join(part if index % 2 else printable(part) for index, part in enumerate(parts))
+
+
+def json_dump(value, ascii_only=False, indent=2):
+    """Return `value` as JSON text that is safe on a terminal, too."""
+    import json
+
+    return json.dumps(value, indent=indent, ensure_ascii=ascii_only).translate(JSON_FORM)
+
+
+def display_width(text):
+    """Return how many terminal cells `text` takes (wide characters two, combining ones none)."""
+    if len(text) == len(text.encode("utf-8", "replace")):
+        return len(text)
+    import unicodedata
+
+    width = 0
+    for char in text:
+        if unicodedata.category(char) not in ("Mn", "Me", "Cf"):
+            width += 2 if unicodedata.east_asian_width(char) in "WF" else 1
+    return width
+
+
+def cut_to_width(text, width):
+    """Return as much of `text` as fits into `width` cells, ending in `~` where it was cut."""
+    if display_width(text) <= width:
+        return text
+    kept = ""
+    for char in text:
+        if display_width(kept + char) > width - 1:
+            break
+        kept += char
+    return kept + "~"
+
+
+def table_lines(header, rows, limit=0):
+    """Return the lines of an aligned table; with `limit` the widest columns give way to fit it."""
+    cells = [[printable(cell) for cell in row] for row in [header] + rows]
+    widths = [max(display_width(row[i]) for row in cells) for i in range(len(header))]
+    while limit and sum(widths) + 2 * (len(widths) - 1) > limit and max(widths) > 8:
+        widths[widths.index(max(widths))] -= 1
+    lines = []
+    for row in cells:
+        fitted = [cut_to_width(cell, width) for cell, width in zip(row, widths)]
+        padded = [cell + " " * (width - display_width(cell)) for cell, width in zip(fitted, widths)]
+        lines.append("  ".join(padded).rstrip())
+    return lines
+
+
+def mask(token):
+    """Return what may be shown of a token: its kind, never its body."""
+    head, mark, _ = token.partition("_")
+    return head + "_****" if mark and head in ("psk", "podstack") else "****"
+
+
+def encodings(secret):
+    """Return the forms in which a secret may turn up: raw, JSON, percent, hex, base64."""
+    import base64
+
+    raw = secret.encode("utf-8", "replace")
+    forms = {secret, json_dump(secret)[1:-1], percent_encode(secret), raw.hex(), raw.hex().upper()}
+    forms.add(percent_encode(secret).lower())
+    for shift in range(3):
+        coded = base64.b64encode(b"\0" * shift + raw).decode("ascii").rstrip("=")
+        whole = coded[(0, 2, 3)[shift] : len(coded) - (1 if (len(raw) + shift) % 3 else 0)]
+        forms.update((whole, whole.replace("+", "-").replace("/", "_")))
+    return sorted((form for form in forms if len(form) > 3), key=len, reverse=True)
+
+
+def redact(text, secrets=()):
+    """Return `text` without secrets: by value in any encoding, by the shape of API tokens."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        for form in encodings(secret):
+            text = text.replace(form, mask(secret))
+    if "psk_" not in text and "podstack_" not in text:
+        return text
+    import re
+
+    return re.sub(r"\b(psk_(?=[\w.-]{4})|podstack_(?=[\w.-]{16}))[\w.-]+", r"\1****", text)
+
+
+def redact_names(text):
+    """Return wire text with the values of secret-bearing names masked (headers, forms, JSON)."""
+    import re
+
+    text = re.sub(r'(?i)("(?:%s)"\s*:\s*)"(?:[^"\\]|\\.)*"?' % SECRET_NAMES, r'\1"****"', text)
+    return re.sub(r"(?i)((?:^|[?&\s])(?:%s)=)[^&\s]*" % SECRET_NAMES, r"\1****", text)
+
+
+def did_you_mean(word, choices):
+    """Return ` (did you mean 'x'?)` for the choice nearest to `word`, or nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(word, list(choices), 1, 0.6)
+    return " (did you mean '%s'?)" % near[0] if near else ""
+
+
+def plural(count, noun):
+    return "%d %s%s" % (count, noun, "" if count == 1 else "s")
+
+
+def is_digits(text):
+    """Tell whether `text` is ASCII digits alone (str.isdigit takes other scripts' digits)."""
+    return bool(text) and not text.strip("0123456789")
+
+
+def parse_time(text):
+    """Return the Unix seconds of an RFC 3339 time (or a date, as midnight UTC).
+
+    Raises ValueError. datetime and strptime cost more than the start-up budget.
+    """
+    date, _, clock = text.strip().upper().replace(" ", "T").partition("T")
+    zone = 0
+    if clock.endswith("Z"):
+        clock = clock[:-1]
+    elif clock[-6:-5] in ("+", "-") and clock[-3:-2] == ":":
+        sign = -1 if clock[-6] == "-" else 1
+        hours, minutes = clock[-5:-3], clock[-2:]
+        if not (is_digits(hours) and is_digits(minutes)):
+            raise ValueError("not a time: %s" % text)
+        zone = sign * (int(hours) * 3600 + int(minutes) * 60)
+        clock = clock[:-6]
+    whole, _, fraction = (clock or "00:00:00").partition(".")
+    parts = date.split("-") + whole.split(":")
+    shape = [len(part) for part in parts]
+    if shape != [4, 2, 2, 2, 2, 2] or not all(is_digits(part) for part in parts):
+        raise ValueError("not a time: %s" % text)
+    if fraction and not is_digits(fraction):
+        raise ValueError("not a time: %s" % text)
+    year, month, day, hour, minute, second = [int(part) for part in parts]
+    if not (1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 61):
+        raise ValueError("not a time: %s" % text)
+    seconds = days_from_civil(year, month, day) * 86400 + hour * 3600 + minute * 60 + second
+    return seconds - zone + float("0." + fraction if fraction else 0)
+
+
+def days_from_civil(year, month, day):
+    """Return the days from 1970-01-01 to a Gregorian date."""
+    years = year - (month < 3)
+    day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
+    return years * 365 + years // 4 - years // 100 + years // 400 + day_of_year - 719468
+
+
+def time_or_none(text):
+    """Return the Unix seconds that `text` states, or None where it states none."""
+    try:
+        return parse_time(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def format_time(seconds):
+    """Return Unix seconds as an RFC 3339 UTC time."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def format_date(text, missing="-"):
+    """Return the UTC date of an RFC 3339 text; the text itself where it is none."""
+    if text is None:
+        return missing
+    seconds = time_or_none(text)
+    return str(text) if seconds is None else format_time(seconds)[:10]
+
+
+def distance(seconds):
+    """Return a span in words: `in 12 days`, `3 hours ago`."""
+    span, form = (seconds, "in %s") if seconds >= 0 else (-seconds, "%s ago")
+    for size, noun in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if span >= size:
+            return form % plural(int(span // size), noun)
+    return form % plural(int(span), "second")
+
+
+def parse_span(text):
+    """Return the seconds in `90`, `90s`, `15m`, `1h` or `2d`; raises ValueError."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    if not is_digits(number):
+        raise ValueError("not a span of time: %s" % text)
+    return int(number) * units[unit]
+
+
+def read_bool(text):
+    """Return the truth value of a config text; raises ValueError naming what is accepted."""
+    word = text.lower()
+    if word in ("true", "yes", "on"):
+        return True
+    if word in ("false", "no", "off"):
+        return False
+    raise ValueError("true or false")
+
+
+def read_seconds(text):
+    """Return a positive number of seconds; raises ValueError naming what is accepted."""
+    whole, _, fraction = text.partition(".")
+    if is_digits(whole) and (not fraction or is_digits(fraction)) and 0 < float(text) <= 86400:
+        return float(text)
+    raise ValueError("a number of seconds between 0 and 86400")
+
+
+def one_of(*choices):
+    """Return a reader that accepts just `choices`."""
+
+    def read(text):
+        if text in choices:
+            return text
+        raise ValueError(" or ".join(choices))
+
+    return read
+
+
+def is_token(text):
+    """Tell whether `text` can be a token at all: one line of visible ASCII without spaces."""
+    return bool(text) and all("!" <= char <= "~" for char in text)
+
+
+def percent_encode(text):
+    """Return `text` for use as one URL path segment or query value (RFC 3986 §2.3)."""
+    data = text.encode("utf-8", "surrogateescape")
+    return "".join(chr(byte) if byte in URL_SAFE else "%%%02X" % byte for byte in data)
+
+
+def encode_query(pairs):
+    """Return `pairs` as an application/x-www-form-urlencoded text."""
+    return "&".join("%s=%s" % (percent_encode(k), percent_encode(str(v))) for k, v in pairs)
+
+
+def path_segment(word):
+    """Return a user's word as one path segment; a name never becomes a path."""
+    if word in ("", ".", ".."):
+        raise UsageError("'%s' is not a name" % word)
+    return percent_encode(word)
+
+
+class Url:
+    """A checked http(s) address: `scheme`, `host` (lower case), `port`, `path`, `query`."""
+
+    __slots__ = ("scheme", "host", "port", "path", "query")
+
+    def __init__(self, scheme, host, port, path, query):
+        self.scheme, self.host, self.port, self.path, self.query = scheme, host, port, path, query
+
+    @property
+    def origin(self):
+        shown = "[%s]" % self.host if ":" in self.host else self.host
+        usual = {"http": 80, "https": 443}[self.scheme]
+        return "%s://%s%s" % (self.scheme, shown, "" if self.port == usual else ":%d" % self.port)
+
+    @property
+    def target(self):
+        return (self.path or "/") + ("?" + self.query if self.query else "")
+
+    @property
+    def is_loopback(self):
+        return is_loopback(self.host)
+
+    def __str__(self):
+        return self.origin + self.path + ("?" + self.query if self.query else "")
+
+
+def is_loopback(host):
+    """Tell whether a parsed host is this machine: 127.0.0.0/8, ::1 or localhost (RFC 8252 §8.3)."""
+    parts = host.split(".")
+    if len(parts) == 4 and all(is_digits(part) and int(part) < 256 for part in parts):
+        return parts[0] == "127"
+    return host in ("localhost", "::1")
+
+
+def parse_url(text):
+    """Return the `Url` in `text`; raises ValueError saying what is wrong with it.
+
+    Stricter than RFC 3986 on purpose: user-info, fragments, backslashes, spaces and non-ASCII are
+    where two readers of one address disagree about its host.
+    """
+    if not is_token(text) or any(char in text for char in '\\"<>^`{|}#'):
+        raise ValueError("it has a character that an address may not have")
+    scheme, mark, rest = text.partition("://")
+    scheme = scheme.lower()
+    if not mark or scheme not in ("http", "https"):
+        raise ValueError("it does not begin with https://")
+    end = min([rest.find(char) for char in "/?" if char in rest] or [len(rest)])
+    authority, path_and_query = rest[:end], rest[end:]
+    if "@" in authority:
+        raise ValueError("it has a user name in it")
+    host, port = split_authority(authority, {"http": 80, "https": 443}[scheme])
+    path, _, query = path_and_query.partition("?")
+    return Url(scheme, host, port, path, query)
+
+
+def split_authority(authority, default_port):
+    """Return (host, port) of `HOST[:PORT]` or `[IPV6][:PORT]`; raises ValueError."""
+    if authority.startswith("["):
+        host, mark, port = authority[1:].partition("]")
+        good = mark and ":" in host and not host.strip("0123456789abcdefABCDEF:.")
+        if not good or (port and not port.startswith(":")):
+            raise ValueError("its host is not plain")
+        port = port[1:] if port else str(default_port)
+    else:
+        host, mark, port = authority.partition(":")
+        letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
+        if not host or host.strip(letters) or host.startswith("-"):
+            raise ValueError("its host is not plain")
+        port = port if mark else str(default_port)
+    if not is_digits(port) or len(port) > 5 or not 0 < int(port) < 65536:
+        raise ValueError("its port is not a number from 1 to 65535")
+    return host.lower(), int(port)
+
+
+def safe_url(text, what, loopback=False):
+    """Return the `Url` that a server named as `what`: https, or http where `loopback` allows it."""
+    try:
+        url = parse_url(text if isinstance(text, str) else "")
+        if url.scheme == "http" and not (loopback and url.is_loopback):
+            raise ValueError("it is not https")
+        return url
+    except ValueError as error:
+        raise PodError("The server's %s cannot be used: %s" % (what, error))
+
+
+def read_endpoint(text):
+    """Return an endpoint in canonical form; raises ValueError naming what is accepted.
+
+    `https://h`, `https://h/` and `https://H:443/v1` are one endpoint.
+    """
+    try:
+        url = parse_url(text)
+    except ValueError as error:
+        raise ValueError("an https:// address (%s)" % error)
+    if url.query or "?" in text or (url.scheme == "http" and not url.is_loopback):
+        raise ValueError("an https:// address without a query (http only for this machine)")
+    path = url.path.rstrip("/")
+    path = path[:-3].rstrip("/") if path.endswith("/v1") else path
+    if any(part in (".", "..") for part in path.split("/")):
+        raise ValueError("an https:// address without dot segments")
+    return url.origin + path
+
+
+# == yaml: the config file's language ========================================================
+# A strict subset of YAML, read without guessing: each scalar is its text, the schema types it.
+# What the subset lacks is refused with line and column. An edit touches its own entry's lines
+# and is read again before it counts. Nothing here opens a file or prints; reading imports nothing.
+
+_YAML_DEPTH = 32
+_YAML_KEY_LENGTH = 1024  # YAML 1.2 section 7.4.2: other readers take no longer key
+_YAML_NULLS = ("null", "~", "Null", "NULL")
+_YAML_WORDS = ("", "null", "true", "false", "yes", "no", "on", "off", "y", "n")
+_YAML_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_"
+_YAML_HEX_LENGTHS = {"x": 2, "u": 4, "U": 8}
+_YAML_ESCAPES = dict(zip('0abtnvfre"/\\ N_LP', '\0\a\b\t\n\v\f\r\x1b"/\\ \x85\xa0\u2028\u2029'))
+_YAML_WRITTEN = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+_YAML_REFUSED = {"&": "anchors", "*": "aliases", "!": "tags", ">": "folded texts"}
+_YAML_REFUSED.update({"%": "directives", "\t": "unquoted tabs", "<": "merge keys"})
+
+
+class YamlError(ValueError):
+    """Text that is no YAML of the subset: a message of one line, `line` and `column` from 1."""
+
+    def __init__(self, message, line, column):
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        self.line, self.column = line, column
+
+
+class _YamlMark:
+    """Where an entry stands: `line` and `column` of its key, its `last_line`, all from 1.
+
+    line[start:end] is the value on the key's line: empty, just after the colon, where there is
+    none or a block follows. `in_flow`: the entry is inside a one-line {...}.
+    """
+
+    __slots__ = ("column", "end", "in_flow", "last_line", "line", "start")
+
+    def __init__(self, line, column, start, in_flow):
+        self.line, self.column, self.last_line = line, column, line
+        self.start, self.end, self.in_flow = start, start, in_flow
+
+
+def _split_yaml(text):
+    """Return the lines with their breaks; raises YamlError for a character that is refused.
+
+    Only that makes `splitlines` safe: what it breaks at beyond \\n, \\r\\n and \\r is refused.
+    """
+    if not text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
+        for offset, char in enumerate(text):
+            code = ord(char)
+            is_control = code < 0x20 and char not in "\t\n\r" or 0x7F <= code < 0xA0
+            if is_control or 0xD800 <= code < 0xE000 or char in "\u2028\u2029\ufeff\ufffe\uffff":
+                lines = (text[:offset] + ".").splitlines()
+                message = f"the character U+{code:04X} is not supported"
+                raise YamlError(message, len(lines), len(lines[-1]))
+    return text.splitlines(True)
+
+
+class _YamlReader:
+    """One reading of a file. Positions count from 0; `column` is where the line's content starts.
+
+    Methods that take a position `start` return (value, end). A path is made of keys and indexes.
+    """
+
+    def __init__(self, lines):
+        self.lines = [line.rstrip("\r\n") for line in lines]
+        self.is_complete = lines[-1:] != self.lines[-1:]
+        self.row, self.line, self.column, self.last_row = -1, "", -1, -1
+        self.marks = {}
+
+    def fail(self, message, column):
+        raise YamlError(message, self.row + 1, column + 1)
+
+    def refuse(self, char, start):
+        self.fail(f"{_YAML_REFUSED[char]} ({char}) are not supported", start)
+
+    def advance(self):
+        """Go to the next line that is not blank or a comment; `column` is -1 at the end."""
+        self.last_row = self.row
+        for row in range(self.row + 1, len(self.lines)):
+            content = self.lines[row].lstrip(" ")
+            if content and content[0] != "#":
+                self.row, self.line = row, self.lines[row]
+                self.column = len(self.line) - len(content)
+                return
+        self.row, self.line, self.column = len(self.lines), "", -1
+
+    def skip_spaces(self, start):
+        """Return the position of the next character that is no space, maybe the line's end."""
+        while self.line.startswith(" ", start):
+            start += 1
+        return start
+
+    def has_content(self, start):
+        return start < len(self.line) and self.line[start] != "#"
+
+    def require_line_end(self, end):
+        start = self.skip_spaces(end)
+        if self.has_content(start) or start == end < len(self.line):
+            self.fail("expected the end of the line (text that holds ': ' needs quotes)", start)
+
+    def read_plain(self, start, in_flow):
+        """Read unquoted text, up to a comment, the colon of a key or, in flow, a bracket."""
+        line, end = self.line, start
+        stops, ends = (":#\t?,[]{}", " ,[]{}") if in_flow else (":#\t", " ")
+        if line[start] in _YAML_REFUSED and line[start] != "<":
+            self.refuse(line[start], start)
+        if line.startswith(("---", "..."), start):
+            self.fail("several documents in one file are not supported", start)
+        is_mark = line[start] in "-?:" and line[start + 1 : start + 2] in ends
+        if is_mark or line[start] in ",[]{}#|'\"@`" or in_flow and line[start] == ":":
+            self.fail(f"unquoted text cannot start with {line[start]!r}", start)
+        while end < len(line):
+            char = line[end]
+            if char in stops:
+                if char == "\t":
+                    self.refuse(char, end)
+                if char == "?":
+                    self.fail("text with '?' inside [...] or {...} needs quotes", end)
+                next_ends = char == ":" and line[end + 1 : end + 2] in ends
+                if next_ends or char == "#" and line[end - 1] == " " or char not in ":#":
+                    break
+            end += 1
+        return line[start:end].rstrip(" "), end
+
+    def read_escape(self, slash):
+        """Read the escape sequence whose backslash is at `slash`."""
+        kind = self.line[slash + 1 : slash + 2]
+        if kind in _YAML_ESCAPES:
+            return _YAML_ESCAPES[kind], slash + 2
+        end = slash + 2 + _YAML_HEX_LENGTHS.get(kind, 0)
+        digits = self.line[slash + 2 : end]
+        is_hex = digits and not digits.strip("0123456789abcdefABCDEF")
+        code = int(digits, 16) if is_hex and len(digits) == end - slash - 2 else -1
+        if not 0 <= code < 0xD800 and not 0xE000 <= code < 0x110000:
+            self.fail(f"the escape sequence \\{kind}{digits} is not supported", slash)
+        return chr(code), end
+
+    def read_quoted(self, start):
+        """Read text in single or double quotes."""
+        line, quote, parts = self.line, self.line[start], []
+        closing, position = start, start + 1
+        while True:
+            closing = closing if closing >= position else line.find(quote, position)
+            if closing < 0:
+                self.fail("quoted text must end on its line", start)
+            slash = line.find("\\", position, closing) if quote == '"' else -1
+            if slash >= 0:
+                char, end = self.read_escape(slash)
+                parts.append(line[position:slash] + char)
+                position = end
+            elif quote == "'" and line.startswith("'", closing + 1):
+                parts.append(line[position : closing + 1])
+                position = closing + 2
+            else:
+                return "".join(parts) + line[position:closing], closing + 1
+
+    def read_key(self, start, in_flow=False):
+        """Read a key and its colon; the key is None where there is none."""
+        char = self.line[start]
+        if char in "[{|":
+            return None, start
+        key, end = self.read_quoted(start) if char in "\"'" else self.read_plain(start, in_flow)
+        colon = self.skip_spaces(end)
+        is_key = self.line.startswith(": ", colon) or self.line[colon:] == ":"
+        if is_key or in_flow and self.line.startswith(":", colon):
+            return key, colon + 1
+        return None, start
+
+    def read_entry(self, path, start, in_flow=False):
+        """Read a key and its colon; return the entry's path and its mark."""
+        key, end = self.read_key(start, in_flow)
+        if key is None:
+            self.fail("expected 'key: value'", start)
+        if key == "<<" and self.line[start] == "<":
+            self.refuse("<", start)
+        if end - start > _YAML_KEY_LENGTH:
+            self.fail(f"keys of more than {_YAML_KEY_LENGTH} characters are not supported", start)
+        path = path + (key,)
+        if path in self.marks:
+            self.fail(f"the key {key!r} is on line {self.marks[path].line} already", start)
+        self.marks[path] = _YamlMark(self.row + 1, start + 1, end, in_flow)
+        return path, self.marks[path]
+
+    def next_in_flow(self, start):
+        """Return the position of the next character inside [...] or {...}."""
+        position = self.skip_spaces(start)
+        if not self.has_content(position):
+            self.fail("[...] and {...} must end on their line", position)
+        return position
+
+    def read_flow_entry(self, mapping, path, start):
+        """Read `key: value` into `mapping`; return where it ends."""
+        path, mark = self.read_entry(path, start, in_flow=True)
+        mapping[path[-1]] = None
+        position = self.next_in_flow(mark.end)
+        if self.line[position] not in ",}":
+            mark.start = position
+            mapping[path[-1]], mark.end = self.read_value(position, path, in_flow=True)
+        return mark.end
+
+    def read_flow(self, start, path):
+        """Read a one-line [...] or {...}."""
+        value, closer = ([], "]") if self.line[start] == "[" else ({}, "}")
+        position = self.next_in_flow(start + 1)
+        while self.line[position] != closer:
+            if closer == "}":
+                end = self.read_flow_entry(value, path, position)
+            else:
+                item, end = self.read_value(position, path + (len(value),), in_flow=True)
+                value.append(item)
+            position = self.next_in_flow(end)
+            if self.line[position] == ",":
+                position = self.next_in_flow(position + 1)
+            elif self.line[position] != closer:
+                self.fail(f"expected ',' or '{closer}'", position)
+        return value, position + 1
+
+    def check_depth(self, path, start):
+        if len(path) > _YAML_DEPTH:
+            self.fail(f"more than {_YAML_DEPTH} levels are not supported", start)
+
+    def read_value(self, start, path, in_flow=False):
+        """Read a scalar, [...] or {...}."""
+        self.check_depth(path, start)
+        if self.line[start] in "[{":
+            return self.read_flow(start, path)
+        if self.line[start] in "\"'":
+            return self.read_quoted(start)
+        text, _ = self.read_plain(start, in_flow)
+        return None if text in _YAML_NULLS else text, start + len(text)
+
+    def read_literal(self, start, parent):
+        """Read a `|` text, its lines deeper than the column `parent`; the end is its header's.
+
+        Refused where other readers disagree: a line of spaces, a last line without its break.
+        """
+        end = start + (2 if self.line.startswith("|-", start) else 1)
+        if self.line[end : end + 1] not in ("", " "):
+            self.fail("literal texts other than | and |- are not supported", start)
+        self.require_line_end(end)
+        header, indent, texts = self.row, 0, []
+        for row in range(header + 1, len(self.lines)):
+            content = self.lines[row].lstrip(" ")
+            width = len(self.lines[row]) - len(content)
+            if width and not content:
+                raise YamlError("a line of spaces in a literal text is not supported", row + 1, 1)
+            if content:
+                indent = indent or width
+                if width < indent or width <= max(parent, 0):
+                    break
+                self.row = row
+            texts.append(self.lines[row][indent:])
+        else:
+            if not self.is_complete:
+                raise YamlError("the line break after a literal text is missing", header + 1, 1)
+        if self.row == header:
+            self.fail("a literal text without text is not supported", start)
+        text = "\n".join(texts).rstrip("\n")
+        return text if end - start == 2 else text + "\n", end
+
+    def read_inline(self, start, parent, path):
+        """Read the value that starts on this line, and go to the next line."""
+        if self.line[start] == "|":
+            value, end = self.read_literal(start, parent)
+        else:
+            value, end = self.read_value(start, path)
+            self.require_line_end(end)
+        self.advance()
+        return value, end
+
+    def at_dash(self):
+        return self.line[self.column : self.column + 2] in ("-", "- ")
+
+    def check_siblings(self, indent):
+        if self.column > indent:
+            self.fail("unexpected indentation (text over several lines needs |)", self.column)
+
+    def read_below(self, parent, path):
+        """Return what a key or dash with nothing after it holds: the block below, or None."""
+        self.advance()
+        return self.read_node(parent, path) if self.column > parent else None
+
+    def read_sequence(self, path):
+        """Return the list whose first dash is at `column`."""
+        indent, items = self.column, []
+        while self.column == indent and self.at_dash():
+            self.column = self.skip_spaces(indent + 1)
+            read = self.read_node if self.has_content(self.column) else self.read_below
+            items.append(read(indent, path + (len(items),)))
+        self.check_siblings(indent)
+        return items
+
+    def read_mapping(self, path):
+        """Return the mapping whose first key is at `column`."""
+        indent, mapping = self.column, {}
+        while self.column == indent:
+            below, mark = self.read_entry(path, indent)
+            start = self.skip_spaces(mark.end)
+            if self.has_content(start):
+                mark.start = start
+                value, mark.end = self.read_inline(start, indent, below)
+            else:
+                value = self.read_below(indent, below)
+                if value is None and self.column == indent and self.at_dash():
+                    value = self.read_sequence(below)
+            mapping[below[-1]] = value
+            mark.last_line = self.last_row + 1
+        self.check_siblings(indent)
+        return mapping
+
+    def read_node(self, parent, path):
+        """Return the value that starts at `column`, deeper than the column `parent`."""
+        self.check_depth(path, self.column)
+        if self.at_dash():
+            return self.read_sequence(path)
+        if self.read_key(self.column)[0] is not None:
+            return self.read_mapping(path)
+        return self.read_inline(self.column, parent, path)[0]
+
+    def read_document(self):
+        """Return the file's one value."""
+        self.advance()
+        if self.line[:4] in ("---", "--- ") and not self.has_content(self.skip_spaces(3)):
+            self.advance()
+        if self.column < 0:
+            return None
+        self.marks[()] = _YamlMark(self.row + 1, self.column + 1, self.column, False)
+        value = self.read_node(-1, ())
+        if self.column >= 0:
+            self.fail("expected nothing after the end of the value", self.column)
+        return value
+
+
+def yaml_parse(text):
+    """Return (value, marks): dicts, lists, text and None, and {path of keys: its mark}.
+
+    A mark has `line` and `column` from 1; () is the root's, list items count as keys 0, 1, ...
+    None stands for nothing, an unquoted null or ~. Raises YamlError.
+    """
+    reader = _YamlReader(_split_yaml(text[text.startswith("\ufeff") :]))
+    return reader.read_document(), reader.marks
+
+
+def yaml_load(text):
+    """Return the value of a YAML text: dicts, lists, text and None; raises YamlError."""
+    return yaml_parse(text)[0]
+
+
+def _is_timestamp(text):
+    """Tell whether `text` is a UTC time like 2024-12-31T00:00:00Z, of a day that exists."""
+    from datetime import datetime
+
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").isoformat() + "Z" == text
+    except ValueError:
+        return False
+
+
+def _quote_yaml(text):
+    """Return `text` in double quotes, with all escaped that a reader or terminal may alter."""
+    parts = []
+    for char in text:
+        code = ord(char)
+        if 0xD800 <= code < 0xE000:
+            raise ValueError(f"a lone surrogate (U+{code:04X}) cannot be written as YAML")
+        if code > 0xFFFF:
+            parts.append(f"\\U{code:08X}")
+        elif char in _YAML_WRITTEN or char.isprintable():
+            parts.append(_YAML_WRITTEN.get(char, char))
+        else:
+            parts.append(f"\\x{code:02X}" if code < 0x100 else f"\\u{code:04X}")
+    return '"' + "".join(parts) + '"'
+
+
+def _write_scalar(value, key=None):
+    """Return what stands for `value`, the value of `key`, alike in every version of YAML."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        if value - value != 0:
+            raise ValueError(f"{value} cannot be written as YAML")
+        mantissa, e, exponent = repr(value).partition("e")
+        return mantissa + ("" if "." in mantissa else ".0") + e + exponent
+    if not isinstance(value, str):
+        return str(value)  # an int, {} or []
+    is_word = value[:1] in _YAML_LETTERS and not value.strip(_YAML_LETTERS + "0123456789./@+-")
+    is_plain = is_word and value.lower() not in _YAML_WORDS
+    return value if is_plain or key == "expires" and _is_timestamp(value) else _quote_yaml(value)
+
+
+def _is_block(value):
+    return bool(value) and isinstance(value, (dict, list))
+
+
+def _write_lines(value, key=None):
+    """Return the lines of `value`, the value of `key`; what is no block takes one."""
+    if not _is_block(value):
+        return [_write_scalar(value, key)]
+    lines = []
+    for name, item in enumerate(value) if isinstance(value, list) else value.items():
+        below = _write_lines(item, name)
+        head = "-" if isinstance(value, list) else _write_scalar(name) + ":"
+        if len(head) > _YAML_KEY_LENGTH:
+            raise ValueError(f"a key of more than {_YAML_KEY_LENGTH} characters")
+        if head == "-" or not _is_block(item):
+            head = head + " " + below.pop(0)
+        lines.append(head)
+        lines += ["  " + line for line in below]
+    return lines
+
+
+def yaml_dump(value):
+    """Return the YAML text of dicts, lists, text, numbers, bools and None.
+
+    Raises ValueError for what YAML cannot hold: nan, inf, a lone surrogate, an endless key.
+    """
+    return "\n".join(_write_lines(value)) + "\n"
+
+
+def _as_read(value):
+    """Return what reading gives once `value` is written: numbers and bools become text."""
+    if isinstance(value, dict):
+        return {key: _as_read(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_read(item) for item in value]
+    return value if value is None or isinstance(value, str) else _write_scalar(value)
+
+
+class _YamlEdit:
+    """One edit of a text: its lines, what they hold (`data`) and where (`marks`)."""
+
+    def __init__(self, text):
+        self.data, self.marks = yaml_parse(text)
+        self.bom = text[: text.startswith("\ufeff")]
+        self.lines = _split_yaml(text[len(self.bom) :])
+        first = self.lines[0] if self.lines else ""
+        self.newline = first[len(first.rstrip("\r\n")) :] or "\n"
+
+    def refuse(self, path, message):
+        mark = self.marks[path]
+        raise YamlError(message, mark.line, mark.column)
+
+    def value_at(self, path):
+        value = self.data
+        for key in path:
+            value = value[key]
+        return value
+
+    def insert(self, row, indent, lines):
+        """Insert whole lines before `row`, each with `indent` spaces."""
+        if row and lines and not self.lines[row - 1].endswith(("\n", "\r")):
+            self.lines[row - 1] += self.newline
+        self.lines[row:row] = [" " * indent + line + self.newline for line in lines]
+
+    def replace(self, path, value):
+        """Give the entry at `path` another value; a comment on the line of its key stays."""
+        mark, lines = self.marks[path], _write_lines(value, path[-1])
+        line = self.lines[mark.line - 1]
+        head, tail = line[: mark.start], line[mark.end :]
+        if _is_block(value):
+            if mark.in_flow:
+                self.refuse(path, "a one-line {...} is not changed")
+            head = head.rstrip(" ")
+        else:
+            head += (" " if head.endswith(":") else "") + lines.pop()
+        self.lines[mark.line - 1 : mark.last_line] = [head + tail]
+        self.insert(mark.line, mark.column + 1, lines)
+
+    def add(self, path, entry):
+        """Add a mapping of one entry to what the entry at `path` holds."""
+        holder = self.value_at(path)
+        if holder and isinstance(holder, dict):
+            sibling = self.marks[path + (next(iter(holder)),)]
+            if sibling.in_flow:
+                self.refuse(path, "a one-line {...} is not changed")
+            row = self.marks[path].last_line if path else len(self.lines)
+            self.insert(row, sibling.column - 1, _write_lines(entry))
+        elif holder is not None and holder != {}:
+            self.refuse(path, "expected keys and values here")
+        elif path:
+            self.replace(path, entry)
+        else:
+            self.drop_root()
+            self.insert(len(self.lines), 0, _write_lines(entry))
+
+    def drop_root(self):
+        """Remove the {} that is all that the text holds."""
+        if self.data == {}:
+            row = self.marks[()].line - 1
+            rest = self.lines[row].partition("}")[2].lstrip(" ")
+            self.lines[row : row + 1] = [rest] if rest.strip() else []
+
+    def remove(self, path):
+        """Remove the lines of the entry at `path`; a mapping without entries becomes {}."""
+        mark, parent = self.marks[path], path[:-1]
+        if mark.in_flow:
+            self.refuse(path, "a one-line {...} is not changed")
+        del self.lines[mark.line - 1 : mark.last_line]
+        if parent and len(self.value_at(parent)) == 1:
+            mark = self.marks[parent]
+            line = self.lines[mark.line - 1]
+            self.lines[mark.line - 1] = line[: mark.start] + " {}" + line[mark.end :]
+
+    def finish(self, keys, intended):
+        """Return the edited text, or refuse it when it does not hold what it is meant to hold."""
+        text = self.bom + "".join(self.lines)
+        try:
+            is_right = (yaml_load(text) or {}) == intended
+        except YamlError:
+            is_right = False
+        if not is_right:
+            path = max(
+                (keys[:depth] for depth in range(len(keys) + 1) if keys[:depth] in self.marks),
+                key=len,
+            )
+            self.refuse(path, "this entry cannot be changed without changing its neighbours")
+        return text
+
+
+def _changed(mapping, keys, change):
+    """Return a copy of nested dicts; `change` is called with the copy that has the last key."""
+    copy = dict(mapping or {})
+    if len(keys) > 1:
+        copy[keys[0]] = _changed(copy.get(keys[0]), keys[1:], change)
+    else:
+        change(copy)
+    return copy
+
+
+def yaml_set(text, keys, value):
+    """Return `text` with the entry at `keys` (a tuple) set; all other bytes stay.
+
+    Raises YamlError where that cannot be done (inside a one-line {...}, below a text or a list)
+    and ValueError for a value that YAML cannot hold.
+    """
+    edit = _YamlEdit(text)
+    intended = _changed(
+        edit.data, keys, lambda mapping: mapping.update({keys[-1]: _as_read(value)})
+    )
+    depth = max(depth for depth in range(len(keys) + 1) if not depth or keys[:depth] in edit.marks)
+    if depth == len(keys):
+        edit.replace(keys, value)
+    else:
+        for key in reversed(keys[depth:]):
+            value = {key: value}
+        edit.add(keys[:depth], value)
+    return edit.finish(keys, intended)
+
+
+def yaml_unset(text, keys):
+    """Return `text` without the entry at `keys` (a tuple), or as it is where there is none.
+
+    A mapping that loses its last entry becomes {}. Raises YamlError inside a one-line {...}.
+    """
+    edit = _YamlEdit(text)
+    if keys not in edit.marks:
+        return text
+    intended = _changed(edit.data, keys, lambda mapping: mapping.pop(keys[-1]))
+    edit.remove(keys)
+    return edit.finish(keys, intended)
+
+
+# == app: everything outside the program =====================================================
+# The only holder of the streams, the environment, the clock, child processes and the browser.
+# Handlers receive it; tests build their own. It must never let a secret or a raw control
+# character reach stderr, nor hand the token to another program.
+
+TEXT_BROWSERS = ("lynx", "w3m", "links", "links2", "elinks", "www-browser")
+DESKTOP_BROWSERS = ("xdg-open", "firefox", "chromium", "google-chrome", "chromium-browser")
+COLORS = {"red": "31", "yellow": "33", "green": "32"}
+
+
+class Finished:
+    """What a child process left: exit `code`, `out` and `err` as bytes."""
+
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+
+class App:
+    """The world as the program sees it; every part can be replaced by keyword."""
+
+    def __init__(self, stdin, stdout, stderr, environ, home=None, platform=sys.platform,
+                 now=time.time, sleep=time.sleep, read_secret=None):  # fmt: skip
+        self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
+        self.environ = environ
+        self.home = home
+        self.platform = platform
+        self.now = now
+        self.sleep = sleep
+        self.read_secret = read_secret
+        self.secrets = set()
+        self.quiet = self.debugging = self.assume_yes = False
+        self.color = False
+        self.status_shown = None
+
+    @classmethod
+    def real(cls):
+        """Return the App of this very process."""
+        home = os.path.expanduser("~")
+        return cls(
+            stdin=sys.stdin,
+            stdout=escaping_stream(sys.stdout),
+            stderr=escaping_stream(sys.stderr),
+            environ=os.environ,
+            home=home if os.path.isabs(home) else None,
+        )
+
+    def env(self, name):
+        """Return an environment variable's text; an empty one counts as not set."""
+        return self.environ.get(name) or None
+
+    def guard(self, secret):
+        """Remember a secret, so that nothing said from now on can hold it; returns it."""
+        if secret:
+            self.secrets.add(secret)
+        return secret
+
+    # -- speaking
+
+    def out(self, text):
+        """Write one line of the answer to stdout."""
+        self.write(text + "\n")
+
+    def write(self, text):
+        if self.stdout is None:
+            raise PodError("Standard output is closed")
+        self.clear_status()
+        self.stdout.write(text)
+
+    def complain(self, text):
+        """Write a line to stderr whatever --quiet says."""
+        if self.stderr is None:
+            return
+        self.clear_status()
+        try:
+            self.stderr.write(redact(text, self.secrets) + "\n")
+            self.stderr.flush()
+        except OSError:
+            self.stderr = None
+
+    def say(self, text):
+        """Write a line of progress, hint or confirmation to stderr."""
+        if not self.quiet:
+            self.complain(text)
+
+    def warn(self, text):
+        self.complain(self.paint("Warning: ", "yellow") + printable(text))
+
+    def debug(self, text):
+        if self.debugging:
+            for line in redact_names(redact(text, self.secrets)).splitlines():
+                self.complain("debug: " + printable(line))
+
+    def status(self, text):
+        """Show where a wait stands: in place on a terminal, a line per change elsewhere."""
+        if self.quiet or self.stderr is None or text == self.status_shown:
+            return
+        if self.is_terminal(self.stderr):
+            self.stderr.write("\r\x1b[2K" + printable(text))
+            self.stderr.flush()
+            self.status_shown = text
+        else:
+            self.complain(printable(text))
+            self.status_shown = text
+
+    def countdown(self, what, left):
+        """Show a wait with the time that is left, or once where lines cannot be replaced."""
+        if self.is_terminal(self.stderr):
+            self.status("%s: %d:%02d left" % (what, left // 60, left % 60))
+        else:
+            self.status("%s ..." % what)
+
+    def countup(self, what, count):
+        """Show how far a long reading is, on a terminal only."""
+        if self.is_terminal(self.stderr):
+            self.status("%s: %d" % (what, count))
+
+    def clear_status(self):
+        if self.status_shown is not None and self.is_terminal(self.stderr):
+            self.stderr.write("\r\x1b[2K")
+            self.status_shown = None
+
+    def paint(self, text, color):
+        if not self.color or not self.is_terminal(self.stderr):
+            return text
+        return "\x1b[%sm%s\x1b[0m" % (COLORS[color], text)
+
+    # -- asking
+
+    @staticmethod
+    def is_terminal(stream):
+        try:
+            return stream is not None and stream.isatty()
+        except ValueError:
+            return False
+
+    @property
+    def is_interactive(self):
+        """Tell whether somebody is there to read a question and answer it."""
+        return self.is_terminal(self.stdin) and self.is_terminal(self.stderr)
+
+    @property
+    def columns(self):
+        """The width of the terminal on stdout; 0 where it is none."""
+        if not self.is_terminal(self.stdout):
+            return 0
+        try:
+            return os.get_terminal_size(self.stdout.fileno()).columns
+        except (OSError, ValueError):
+            return 80
+
+    def confirm(self, question, flag="--yes"):
+        """Return when the user agrees; raises UsageError without a terminal to ask on."""
+        if self.assume_yes:
+            return
+        if not self.is_interactive:
+            raise UsageError(question + " There is no terminal to ask on", "Add: " + flag)
+        self.clear_status()
+        self.stderr.write(printable(question) + " [y/N] ")
+        self.stderr.flush()
+        if self.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise PodError("Nothing done")
+
+    def ask_secret(self, prompt):
+        """Return a line typed without echo."""
+        if self.read_secret is None:
+            import getpass
+
+            return getpass.getpass(prompt)
+        return self.read_secret(prompt)
+
+    # -- the machine
+
+    @property
+    def is_windows(self):
+        return self.platform == "win32"
+
+    @property
+    def is_wsl(self):
+        return bool(self.env("WSL_DISTRO_NAME") or self.env("WSL_INTEROP"))
+
+    @property
+    def in_container(self):
+        marks = ("/.dockerenv", "/run/.containerenv")
+        named = self.env("container") or self.env("KUBERNETES_SERVICE_HOST")
+        return bool(named) or any(os.path.exists(mark) for mark in marks)
+
+    def which(self, program):
+        """Return a program's absolute path, or None; relative PATH entries are skipped."""
+        names = [program + ".exe", program] if self.is_windows else [program]
+        for folder in (self.env("PATH") or os.defpath).split(os.pathsep):
+            for name in names:
+                path = os.path.join(folder, name)
+                if os.path.isabs(folder) and os.path.isfile(path) and os.access(path, os.X_OK):
+                    return path
+        return None
+
+    def child_environ(self, extra=None):
+        """Return the environment for a child process: never with the token in it."""
+        kept = {k: v for k, v in self.environ.items() if k != "PODSTACK_API_TOKEN"}
+        kept.update(extra or {})
+        return kept
+
+    def run(self, argv, stdin=None, timeout=60, env=None, patience=None, inherit=False):
+        """Run a program to its end and return `Finished`.
+
+        `patience` is (seconds, sentence): said when it takes longer. With `inherit` the child's
+        stderr is ours, and its stdin too on a terminal. Raises OSError, TimeoutError.
+        """
+        import subprocess
+
+        typed = self.stdin if inherit and self.is_terminal(self.stdin) else subprocess.DEVNULL
+        process = subprocess.Popen(
+            argv,
+            stdin=typed if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if inherit else subprocess.PIPE,
+            env=self.child_environ(env),
+        )
+        waits = [patience[0], timeout - patience[0]] if patience else [timeout]
+        try:
+            for turn, wait in enumerate(waits):
+                try:
+                    out, err = process.communicate(None if turn else stdin, wait)
+                    return Finished(process.returncode, out, err or b"")
+                except subprocess.TimeoutExpired:
+                    if turn + 1 < len(waits):
+                        self.say(patience[1])
+        except BaseException:
+            end_process(process)
+            raise
+        end_process(process)
+        raise TimeoutError("no answer within %d s" % timeout)
+
+    def hand_over(self, argv, stdin=None, stdout=None, timeout=None):
+        """Run a program on our own streams and return its exit code (128 + signal when killed)."""
+        import signal
+        import subprocess
+
+        self.flush()
+        # A handler, not SIG_IGN: exec resets it, so that Ctrl-C ends the child and not us.
+        before = signal.signal(signal.SIGINT, lambda *_: None)
+        try:
+            process = subprocess.Popen(argv, stdin=stdin, stdout=stdout, env=self.child_environ())
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                end_process(process)
+                raise PodError("No end within %g s" % timeout)
+            return code if code >= 0 else 128 - code
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def flush(self):
+        for stream in (self.stdout, self.stderr):
+            if stream is not None:
+                stream.flush()
+
+    def browser_command(self):
+        """Return the argv that opens a page here (`%s` is the address), or None."""
+        for choice in (self.env("BROWSER") or "").split(os.pathsep):
+            import shlex
+
+            words = shlex.split(choice)
+            program = words and (words[0] if os.path.isabs(words[0]) else self.which(words[0]))
+            if program and os.path.basename(program) not in TEXT_BROWSERS:
+                rest = words[1:] if "%s" in choice else words[1:] + ["%s"]
+                return [program] + rest
+        if self.is_windows:
+            return ["rundll32.exe", "url.dll,FileProtocolHandler", "%s"]
+        if self.platform == "darwin":
+            return ["/usr/bin/open", "%s"]
+        names = ("wslview",) + DESKTOP_BROWSERS if self.is_wsl else DESKTOP_BROWSERS
+        program = next((path for path in map(self.which, names) if path), None)
+        return [program, "%s"] if program else None
+
+    def browse(self, address):
+        """Open a page without waiting for the browser; False where none could be started."""
+        import subprocess
+
+        command = self.browser_command()
+        if command is None:
+            return False
+        if command[0] == "rundll32.exe":
+            folder = self.env("SystemRoot") or "C:\\Windows"
+            command[0] = os.path.join(folder, "System32", "rundll32.exe")
+        argv = [word.replace("%s", address) for word in command]
+        null = subprocess.DEVNULL
+        detached = {} if self.is_windows else {"start_new_session": True}
+        try:
+            subprocess.Popen(
+                argv, stdin=null, stdout=null, stderr=null, env=self.child_environ(), **detached
+            )
+            return True
+        except OSError as error:
+            self.debug("cannot start %s: %s" % (command[0], error))
+            return False
+
+
+def escaping_stream(stream):
+    """Return a text stream over `stream` that escapes what its encoding lacks (C locale, 3.6)."""
+    import io
+
+    if stream is None or not hasattr(stream, "buffer"):
+        return stream
+    lines = stream.isatty()
+    return io.TextIOWrapper(
+        stream.buffer, stream.encoding, errors="backslashreplace", line_buffering=lines
+    )
+
+
+def end_process(process):
+    process.kill()
+    process.communicate()
+
+
+# == files: the config file, its profiles, and where every value comes from ==================
+# Reads and writes ~/.podstack/config.yaml: atomically, 0600, under a lock, only the lines that
+# change. `Settings` is the one place that decides between option, environment, file and default.
+# It must never overwrite what it could not read, nor let one profile serve another.
+
+NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+PROFILE_FIELDS = {
+    "token": ("auth", "token"),
+    "expires": ("auth", "expires"),
+    "refresh_token": ("auth", "refresh_token"),
+    "endpoint": ("auth", "endpoint"),
+    "issuer": ("auth", "issuer"),
+    "email": ("auth", "email"),
+    "storage": ("auth", "storage"),
+    "token_command": ("auth", "token_command"),
+    "project": ("defaults", "project"),
+    "gpu_type": ("defaults", "gpu_type"),
+    "api_endpoint": ("api", "endpoint"),
+    "client_id": ("api", "client_id"),
+}
+LOGIN_FIELDS = ("token", "expires", "refresh_token", "endpoint", "issuer", "email")
+SECRET_FIELDS = ("token", "refresh_token")
+WRITE_HINTS = {
+    "EBUSY": "It is mounted as a single file: mount its directory instead",
+    "ENOSPC": "Free some space on that disk, then try again",
+    "EDQUOT": "Free some of your quota on that disk, then try again",
+    "EROFS": "Set PODSTACK_CONFIG to a path that can be written",
+    "EACCES": "Check the owner and mode of its directory: ls -ld",
+    "EPERM": "Check the file's attributes and its directory: lsattr, ls -ld",
+    "ELOOP": "Mend the symbolic link: ls -l",
+    "ENOENT": "Create the directory that it links to, or remove the link",
+}
+
+
+def is_profile_name(name):
+    rest = name[1:].strip(NAME_LETTERS + "_-")
+    return 0 < len(name) <= 64 and name[0] in NAME_LETTERS and not rest
+
+
+def is_root():
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def os_error(verb, path, error):
+    """Return the ConfigError for an OSError on the config file, with the one next step."""
+    import errno
+
+    hint = WRITE_HINTS.get(errno.errorcode.get(error.errno, ""))
+    return ConfigError("Cannot %s %s: %s" % (verb, path, error.strerror or error), hint)
+
+
+def read_file(app, path):
+    """Return (text, stat) of the config file, or (None, None) where there is none.
+
+    Raises ConfigError for anything that is not a plain, small UTF-8 file of ours.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        refuse_planted_link(path)
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        raise os_error("read", path, error)
+    with open(descriptor, "rb") as stream:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise ConfigError("Cannot read %s: it is not a regular file" % path)
+        if hasattr(os, "geteuid") and os.geteuid() not in (0, facts.st_uid):
+            raise ConfigError(
+                "Cannot use %s: it belongs to another user (uid %d)" % (path, facts.st_uid),
+                "Set PODSTACK_CONFIG to a file of your own",
+            )
+        try:
+            data = stream.read(MAX_CONFIG_BYTES + 1)
+        except OSError as error:
+            raise os_error("read", path, error)
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigError("Cannot read %s: it is larger than 1 MiB" % path)
+    try:
+        return data.decode("utf-8"), facts
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
+        raise ConfigError("%s:%d:%d: not UTF-8 text" % (path, line, column))
+
+
+def refuse_planted_link(path):
+    """As root, follow no symbolic link in a directory that root does not own; raises ConfigError.
+
+    Such a link would make root read, create or give away any file of the machine.
+    """
+    if not is_root():
+        return
+    for link in (path, os.path.dirname(path)):
+        if os.path.islink(link) and os.stat(os.path.dirname(link) or ".").st_uid != 0:
+            raise ConfigError("As root, %s is not followed: its directory is not root's" % link)
+
+
+def real_path(path):
+    """Return the path behind any symbolic links; raises ConfigError for a loop."""
+    import errno
+
+    real = os.path.realpath(path)
+    if os.path.islink(real):  # realpath returns a loop unchanged, and replace would overwrite it
+        raise os_error("write", path, OSError(errno.ELOOP, os.strerror(errno.ELOOP)))
+    return real
+
+
+def make_directory(path):
+    """Create the config's directory, 0700, where it is missing; in a sudo session it is theirs."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    make_directory(parent)
+    os.mkdir(path, 0o700)
+    os.chmod(path, 0o700)
+    if is_root():
+        os.chown(path, os.stat(parent).st_uid, os.stat(parent).st_gid)
+
+
+def give_to_owner(descriptor, directory):
+    """As root, hand a file that we have just made to the directory's owner (sudo in a home)."""
+    if is_root():
+        owner = os.stat(directory)
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
+def write_file(app, path, text, keep=True):
+    """Replace the config file by `text`, or leave it as it is; raises ConfigError.
+
+    With `keep` false everything is tried but the replacing itself.
+    """
+    refuse_planted_link(path)
+    real = real_path(path)
+    directory, name = os.path.split(real)
+    temporary = os.path.join(directory, ".%s.%s.tmp" % (name, os.urandom(6).hex()))
+    try:
+        if not os.path.islink(path):
+            make_directory(directory)
+        try:
+            fill_temporary(temporary, directory, text.encode("utf-8"))
+            if keep:
+                replace_file(app, temporary, real)
+                sync_directory(app, directory)
+        finally:
+            if os.path.lexists(temporary):
+                os.unlink(temporary)
+    except OSError as error:
+        raise os_error("write", path, error)
+
+
+def fill_temporary(temporary, directory, data):
+    """Create `temporary` with `data`, flushed to the disk and read back."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(temporary, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    with open(descriptor, "r+b") as stream:
+        if hasattr(os, "fchmod"):
+            os.fchmod(descriptor, 0o600)
+        give_to_owner(descriptor, directory)
+        stream.write(data)
+        stream.flush()
+        os.fsync(descriptor)
+        stream.seek(0)
+        if stream.read() != data:
+            raise OSError(None, "it does not read back as written")
+
+
+def replace_file(app, temporary, real):
+    """Rename over the old file; on Windows another process may have it open for a moment."""
+    for _ in range(10 if app.is_windows else 0):
+        try:
+            return os.replace(temporary, real)
+        except PermissionError:
+            app.sleep(0.05)
+    return os.replace(temporary, real)
+
+
+def sync_directory(app, directory):
+    if app.is_windows:
+        return
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        app.debug("cannot sync %s: %s" % (directory, error))
+
+
+class FileLock:
+    """The lock beside the config file; the kernel drops it when its holder dies.
+
+    As a context manager it waits up to `seconds` and raises LockBusy; it may be entered again
+    while it is held. On a file system without locks it goes on without one (`held` is false).
+    """
+
+    def __init__(self, app, path):
+        self.app, self.config_path, self.seconds = app, path, LOCK_SECONDS
+        self.held, self.depth, self.descriptor = False, 0, None
+
+    def __enter__(self):
+        self.depth += 1
+        if self.depth > 1:
+            return self
+        try:
+            self.directory = os.path.dirname(real_path(self.config_path))
+            self.path = os.path.join(self.directory, ".lock")
+            make_directory(self.directory)
+            self.descriptor = self.open()
+            self.wait()
+        except BlockingIOError:
+            self.__exit__()
+            raise LockBusy("Another podstack holds %s (%s)" % (self.path, self.holder()))
+        except OSError as error:
+            self.close()
+            self.app.debug("no lock on %s: %s" % (self.path, error))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.depth -= 1
+        if not self.depth:
+            self.close()
+
+    def open(self):
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            if hasattr(os, "fchmod"):
+                os.fchmod(descriptor, 0o600)
+            give_to_owner(descriptor, self.directory)
+            return descriptor
+        except FileExistsError:
+            descriptor = os.open(self.path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+            os.close(descriptor)
+            raise ConfigError("%s is not a lock file of ours: remove it" % self.path)
+        return descriptor
+
+    def wait(self):
+        deadline = self.app.now() + self.seconds
+        while True:
+            try:
+                lock_descriptor(self.descriptor, self.app.is_windows)
+                break
+            except (BlockingIOError, PermissionError):
+                if self.app.now() >= deadline:
+                    raise BlockingIOError()
+                self.app.sleep(0.05)
+        self.held = True
+        os.ftruncate(self.descriptor, 0)
+        os.write(self.descriptor, b"%d\n" % os.getpid())
+
+    def holder(self):
+        try:
+            with open(self.path) as stream:
+                pid = stream.read(20).strip()
+            return "process " + pid if is_digits(pid) else "process unknown"
+        except OSError:
+            return "process unknown"
+
+    def close(self):
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+            self.held = False
+
+
+def lock_descriptor(descriptor, is_windows):
+    """Take the lock or raise BlockingIOError (Windows: PermissionError) at once.
+
+    flock, not lockf: that one drops with any close of the file in the process.
+    """
+    if is_windows:
+        import msvcrt
+
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class HeldInterrupts:
+    """Holds Ctrl-C back while a single-use answer is on its way to the disk."""
+
+    def __enter__(self):
+        import signal
+
+        self.pending = False
+        try:
+            self.before = signal.signal(signal.SIGINT, self.remember)
+        except ValueError:  # not the main thread: the interrupt does not reach us
+            self.before = None
+        return self
+
+    def remember(self, *_):
+        self.pending = True
+
+    def __exit__(self, *_):
+        import signal
+
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+        if self.pending:
+            raise KeyboardInterrupt
+
+
+class Profile:
+    """One account of the config file: `name`, `base` (its key path), `form` (flat or nested)."""
+
+    def __init__(self, config, name, base, data):
+        self.config, self.name, self.base, self.data = config, name, base, data
+        blocks = [data.get(block) for block in ("auth", "defaults", "api")]
+        nested = not base or any(isinstance(block, dict) for block in blocks)
+        self.form = "nested" if nested else "flat"
+
+    def key_of(self, field):
+        """Return the key path where `field` stands, or would be written."""
+        flat, nested = self.base + (field,), self.base + PROFILE_FIELDS[field]
+        if not self.base:
+            return nested
+        here, there = self.config.has(flat), self.config.has(nested)
+        if here and there:
+            raise self.config.error(nested, "stands in both forms, as %s, too" % ".".join(flat))
+        if here or there:
+            return flat if here else nested
+        return nested if self.form == "nested" else flat
+
+    def get(self, field):
+        """Return the text of `field`, or None."""
+        return self.config.text_at(self.key_of(field))
+
+    def is_set(self, field):
+        return self.config.has(self.key_of(field))
+
+    @property
+    def holds_login(self):
+        """Tell whether a login is stored: in the file, or by its record in the keychain."""
+        return self.get("token") is not None or self.in_keychain
+
+    @property
+    def in_keychain(self):
+        kept = self.get("storage") == "keyring" and self.get("endpoint") is not None
+        return kept and self.get("token") is None
+
+
+class Config:
+    """The config file as read: `data` (nested dicts of text), `marks`, `stat`, or `broken`."""
+
+    def __init__(self, app, path, text="", facts=None, broken=None):
+        self.app, self.path, self.broken = app, path, broken
+        self.lock = FileLock(app, path)
+        self.take(text, facts)
+
+    def take(self, text, facts):
+        """Become the file with this text; raises ConfigError where it is not understood."""
+        self.text, self.stat = text, facts
+        try:
+            value, self.marks = yaml_parse(text) if text else (None, {})
+        except YamlError as error:
+            raise ConfigError("%s:%d:%d: %s" % (self.path, error.line, error.column, error))
+        if value is not None and not isinstance(value, dict):
+            raise ConfigError("%s:1:1: expected keys and values" % self.path)
+        self.data = value or {}
+
+    @classmethod
+    def load(cls, app, path):
+        """Return the file's Config (an empty one where there is no file); raises ConfigError."""
+        text, facts = read_file(app, path)
+        config = cls(app, path, text or "", facts)
+        config.warn_if_open()
+        return config
+
+    def require(self):
+        """Return self, or raise what made the file unreadable."""
+        if self.broken:
+            raise self.broken
+        return self
+
+    @property
+    def modes_mean_something(self):
+        on_drive = self.app.is_wsl and os.path.realpath(self.path).startswith("/mnt/")
+        return not self.app.is_windows and not on_drive
+
+    @property
+    def is_open_to_others(self):
+        return bool(self.stat and self.stat.st_mode & 0o077 and self.modes_mean_something)
+
+    def warn_if_open(self):
+        if not self.is_open_to_others or "token" not in self.text:
+            return
+        if any(self.profile(name).get("token") for name in self.profile_names()):
+            self.app.warn("others can read %s: chmod 600 %s" % (self.path, self.path))
+
+    def error(self, keys, problem):
+        """Return the ConfigError that names the file, line, column and key."""
+        mark = self.marks.get(tuple(keys))
+        place = "%s:%d:%d" % (self.path, mark.line, mark.column) if mark else self.path
+        return ConfigError("%s: %s %s" % (place, ".".join(keys), problem))
+
+    def at(self, keys):
+        """Return whatever stands at a key path, or None."""
+        value = self.data
+        for depth, key in enumerate(keys):
+            if value is None:
+                return None
+            if not isinstance(value, dict):
+                raise self.error(keys[:depth], "must hold keys and values")
+            value = value.get(key)
+        return value
+
+    def has(self, keys):
+        parent = self.at(keys[:-1])
+        return isinstance(parent, dict) and parent.get(keys[-1]) is not None
+
+    def text_at(self, keys):
+        value = self.at(keys)
+        if keys[-1] == "token_command" and isinstance(value, list):
+            return value
+        if value is not None and not isinstance(value, str):
+            raise self.error(keys, "must be plain text")
+        return value or None
+
+    def profile_names(self):
+        """Return the profiles' names; the one at the top of the file first, as `default`."""
+        named = self.at(("profiles",)) or {}
+        if not isinstance(named, dict):
+            raise self.error(("profiles",), "must hold keys and values")
+        top = [] if self.profile_base(DEFAULT_PROFILE) else [DEFAULT_PROFILE]
+        return top + list(named)
+
+    def profile_base(self, name):
+        """Return the key path of a profile: () for the blocks at the top of the file."""
+        named = ("profiles", name)
+        if name != DEFAULT_PROFILE or self.has(named) or self.at(named) == {}:
+            return named
+        at_top = "auth" in self.data or self.has(("defaults", "project"))
+        if at_top or self.has(("defaults", "gpu_type")) or "profiles" not in self.data:
+            return ()
+        return named
+
+    def profile(self, name):
+        """Return the Profile `name`, empty where the file has none."""
+        base = self.profile_base(name)
+        data = self.at(base) if base else self.data
+        if data is not None and not isinstance(data, dict):
+            raise self.error(base, "must hold keys and values")
+        return Profile(self, name, base, data or {})
+
+    def edit(self, plan, trial=False):
+        """Change the file under its lock, from a fresh reading; becomes the new state.
+
+        `plan(config)` returns [(keys, value)], a value of None meaning removal. With `trial` the
+        changes are worked out and the file is rewritten as it stands: proof that a write will do.
+        """
+        self.require()
+        with self.lock:
+            self.reload()
+            text = self.text
+            edited = edit_text(self, plan(self))
+            if self.lock.held:
+                self.sweep()
+            if trial:
+                write_file(self.app, self.path, text, keep=self.stat is not None)
+            elif edited != text:
+                write_file(self.app, self.path, edited)
+                self.reload()
+
+    def reload(self):
+        """Read the file again; raises ConfigError."""
+        text, facts = read_file(self.app, self.path)
+        self.take(text or "", facts)
+
+    def sweep(self):
+        """Remove what a killed writer left: nobody else writes while we hold the lock."""
+        directory, name = os.path.split(os.path.realpath(self.path))
+        for entry in os.listdir(directory):
+            if entry.startswith(".%s." % name) and entry.endswith(".tmp"):
+                try:
+                    os.unlink(os.path.join(directory, entry))
+                except OSError as error:
+                    self.app.debug("cannot remove %s: %s" % (entry, error))
+
+
+def edit_text(config, changes):
+    """Return the file's text with `changes` made; blocks that become empty go, profiles stay."""
+    text = config.text
+    try:
+        for keys, value in changes:
+            if value is not None:
+                text = yaml_set(text, keys, value)
+                continue
+            text = yaml_unset(text, keys)
+            parent = keys[:-1]
+            is_block = parent and parent[-1] in ("auth", "defaults", "api", "cli")
+            if is_block and Config(config.app, config.path, text).at(parent) == {}:
+                text = yaml_unset(text, parent)
+        return text
+    except YamlError as error:
+        raise ConfigError("%s:%d:%d: %s" % (config.path, error.line, error.column, error))
+
+
+class Setting:
+    """Where one value may come from, in order; `read` turns its text into the value."""
+
+    __slots__ = ("name", "option", "env", "field", "general", "default", "read")
+
+    def __init__(self, name, option=None, env=(), field=None, general=None, default=None, read=str):
+        self.name, self.option, self.env, self.field = name, option, env, field
+        self.general, self.default, self.read = general, default, read
+
+
+OUTPUTS = ("table", "wide", "json", "yaml")
+STORAGES = ("file", "keyring")
+SETTINGS = {
+    setting.name: setting
+    for setting in (
+        Setting("project", "project", ("PODSTACK_PROJECT",), "project"),
+        Setting("gpu_type", "gpu_type", (), "gpu_type"),
+        Setting("endpoint", None, ("PODSTACK_API_ENDPOINT",), "api_endpoint",
+                ("api", "endpoint"), DEFAULT_ENDPOINT, read_endpoint),
+        Setting("client_id", None, ("PODSTACK_CLIENT_ID",), "client_id",
+                ("api", "client_id"), DEFAULT_CLIENT_ID),
+        Setting("storage", None, ("PODSTACK_STORAGE",), "storage", None, None, one_of(*STORAGES)),
+        Setting("output", "output", ("PODSTACK_OUTPUT",), None,
+                ("defaults", "output"), "table", one_of(*OUTPUTS)),
+        Setting("timeout", None, ("PODSTACK_TIMEOUT",), None,
+                ("api", "timeout"), "30", read_seconds),
+        Setting("ca_bundle", None, ("PODSTACK_CA_BUNDLE", "SSL_CERT_FILE"), None,
+                ("api", "ca_bundle")),
+        Setting("color", None, (), None, ("cli", "color"), "true", read_bool),
+        Setting("confirm", None, (), None, ("cli", "confirm"), "true", read_bool),
+    )
+}  # fmt: skip
+
+
+class Value:
+    """A setting's value and its origin: `kind` (option, environment, profile, file, default)."""
+
+    __slots__ = ("value", "text", "kind", "origin")
+
+    def __init__(self, value, text, kind, origin):
+        self.value, self.text, self.kind, self.origin = value, text, kind, origin
+
+
+class Settings:
+    """The effective value of everything that can be set, from the options of this command."""
+
+    def __init__(self, app, options):
+        self.app, self.options = app, options
+        self._config = None
+
+    @property
+    def path(self):
+        named = self.app.env("PODSTACK_CONFIG")
+        if named:
+            return os.path.abspath(os.path.expanduser(named))
+        if not self.app.home:
+            raise ConfigError("There is no home directory", "Set HOME or PODSTACK_CONFIG")
+        return os.path.join(self.app.home, ".podstack", "config.yaml")
+
+    @property
+    def config(self):
+        """The config file; with PODSTACK_API_TOKEN set a broken one only draws a warning."""
+        if self._config is None:
+            try:
+                self._config = Config.load(self.app, self.path)
+            except ConfigError as error:
+                if not self.app.env("PODSTACK_API_TOKEN") or self.options.profile:
+                    raise
+                self.app.warn("config file not used: %s" % error.message)
+                self._config = Config(self.app, self.app.env("PODSTACK_CONFIG") or "", broken=error)
+        return self._config
+
+    def profile_choice(self):
+        """Return the Value that names the active profile."""
+        env, stored = self.app.env("PODSTACK_PROFILE"), self.config.text_at(("profile",))
+        for text, kind, origin in (
+            (self.options.profile, "option", "--profile"),
+            (env, "environment", "PODSTACK_PROFILE"),
+            (stored, "file", "profile in %s" % self.config.path),
+            (DEFAULT_PROFILE, "default", "default"),
+        ):
+            if text:
+                check_profile_name(text)
+                return Value(text, text, kind, origin)
+
+    def profile(self, create=False):
+        """Return the active Profile; raises NotFound unless it exists or `create` is true."""
+        name = self.profile_choice().value
+        names = self.config.profile_names()
+        if name not in names and name != DEFAULT_PROFILE and not create and not self.config.broken:
+            raise NotFound(
+                "Profile '%s' does not exist%s" % (name, did_you_mean(name, names)),
+                "Profiles: %s" % (", ".join(names) or "none yet"),
+            )
+        return self.config.profile(name)
+
+    def candidates(self, name, create=False):
+        """Yield a Value for each place that states the setting, the winner first."""
+        setting = SETTINGS[name]
+        option = setting.option and getattr(self.options, setting.option, None)
+        if option:
+            yield self.read(setting, option, "option", "--" + setting.option.replace("_", "-"))
+        from_profile = list(self.from_profile(setting, create))
+        if self.options.profile:
+            for value in from_profile:
+                yield value
+        for variable in setting.env:
+            if self.app.env(variable):
+                yield self.read(setting, self.app.env(variable), "environment", variable)
+        if not self.options.profile:
+            for value in from_profile:
+                yield value
+        stated = setting.general and self.config.text_at(setting.general)
+        same = from_profile and from_profile[0].origin == self.place(setting.general)
+        if stated and not same:
+            yield self.read(setting, stated, "file", self.place(setting.general), setting.general)
+        if setting.default:
+            yield self.read(setting, setting.default, "default", "default")
+
+    def place(self, keys):
+        return "%s in %s" % (".".join(keys), self.config.path) if keys else None
+
+    def from_profile(self, setting, create):
+        if setting.field:
+            profile = self.profile(create)
+            text = profile.get(setting.field)
+            keys = profile.key_of(setting.field)
+            if text:
+                yield self.read(setting, text, "profile", self.place(keys), keys)
+
+    def read(self, setting, text, kind, origin, keys=None):
+        try:
+            return Value(setting.read(text), text, kind, origin)
+        except ValueError as error:
+            if keys:
+                raise self.config.error(keys, "must be %s" % error)
+            raise UsageError("%s must be %s, not '%s'" % (origin, error, text))
+
+    def find(self, name, create=False):
+        """Return the winning Value of a setting, or None."""
+        return next(self.candidates(name, create), None)
+
+    def get(self, name):
+        """Return the effective value of a setting, or None."""
+        found = self.find(name)
+        return found.value if found else None
+
+
+def check_profile_name(name):
+    if not is_profile_name(name):
+        hint = "Names: letters, digits, - and _, beginning with a letter or digit, at most 64"
+        raise UsageError("'%s' is not a profile name" % name, hint)
+
+
+# == secrets: logins, where they are kept, and which token serves ============================
+# A login lives in the config file or in the system's keychain; the effective token comes from the
+# environment, a program, or a login. A secret goes through stdin, never through arguments; nothing
+# falls back from the keychain to plain text, and a token goes only to the endpoint it is kept for.
+
+KEYCHAIN_SERVICE = "podstack"
+KEYCHAIN_WAIT = "Waiting for your keyring to be unlocked ..."
+NO_KEYRING = "or add --no-keyring to keep the token in the config file"
+PROBE_PAYLOAD = "ps1." + "0" * 2044
+SECRET_TOOL_ERRORS = (
+    ("autolaunch D-Bus", "there is no D-Bus session here", "Start one: dbus-run-session"),
+    ("Could not connect", "the D-Bus session does not answer", "Start one: dbus-run-session"),
+    ("not provided by any", "no keyring service is installed", "Install gnome-keyring"),
+    ("Timeout was reached", "the keyring service does not start", "Restart gnome-keyring"),
+    ("locked", "it is locked", "Unlock it: gnome-keyring-daemon --unlock"),
+    ("Object does not exist", "there is no login keyring", "Create one with your desktop's tool"),
+    ("too long", "the login is too long for it", "Generate a shorter token"),
+)
+SECURITY_ERRORS = {
+    36: "it is locked, and this session cannot ask",
+    37: "it is not available in this session",
+    45: "it refused to replace the item",
+    50: "it is not available in this session",
+    51: "access was denied",
+    52: "it is read-only",
+    53: "it is not available in this session",
+    128: "the question was cancelled",
+    195: "it cannot be written",
+}
+
+
+def keychain_error(problem, advice):
+    return KeychainError("Cannot use the keyring: %s" % problem, "%s, %s" % (advice, NO_KEYRING))
+
+
+def call_keychain(app, argv, stdin=None, env=None):
+    """Run a keychain program within its time limit; raises KeychainError."""
+    patient = app.is_terminal(app.stderr)
+    try:
+        return app.run(argv, stdin, 60 if patient else 10, env, (2, KEYCHAIN_WAIT))
+    except TimeoutError:
+        raise keychain_error("it does not answer", "Unlock it, then try again")
+    except OSError as error:
+        raise keychain_error("cannot run %s: %s" % (argv[0], error.strerror), "Mend that")
+
+
+class SecretService:
+    """The Linux keyring, through libsecret's secret-tool."""
+
+    limit = 8191  # secret-tool cuts at 8192 bytes and exits 0
+
+    def __init__(self, app):
+        self.app = app
+        self.program = app.which("secret-tool")
+        if not self.program:
+            advice = "Install it (Debian: libsecret-tools, Fedora: libsecret)"
+            raise keychain_error("secret-tool is not installed", advice)
+
+    def call(self, words, account, stdin=None):
+        argv = [self.program] + words + ["--", "service", KEYCHAIN_SERVICE, "account", account]
+        return call_keychain(self.app, argv, stdin, {"LC_ALL": "C.UTF-8"})
+
+    def failure(self, stderr):
+        text = stderr.decode("utf-8", "replace").strip()
+        for mark, problem, advice in SECRET_TOOL_ERRORS:
+            if mark in text:
+                return keychain_error(problem, advice)
+        first = printable(text.splitlines()[0]) if text else "secret-tool failed"
+        return keychain_error(first, "Check it with: secret-tool search service podstack")
+
+    def is_absent(self, account):
+        """Tell an absent item from a locked one (lookup says the same of both); never prompts."""
+        done = self.call(["search"], account)
+        if b"locked object" in done.err or (b"[/" in done.out and b"secret = " not in done.out):
+            raise self.failure(b"locked")
+        if done.code or (done.err.strip() and not done.out.strip()):
+            raise self.failure(done.err)
+        return not done.out.strip()
+
+    def read(self, account):
+        """Return the payload, or None where there is none."""
+        if not self.app.is_terminal(self.app.stderr) and self.is_absent(account):
+            return None
+        done = self.call(["lookup"], account)
+        if done.code == 0:
+            return done.out.decode("utf-8", "replace")
+        if done.err.strip():
+            raise self.failure(done.err)
+        if self.is_absent(account):
+            return None
+        raise self.failure(b"locked")
+
+    def write(self, account, payload):
+        """Store the payload; any word on stderr means that it was not stored whole."""
+        label = "--label=podstack (%s)" % account
+        done = self.call(["store", label], account, payload.encode("ascii"))
+        if done.code or done.err.strip():
+            raise self.failure(done.err)
+
+    def delete(self, account):
+        """Remove the item; no error where there is none."""
+        done = self.call(["clear"], account)
+        if done.err.strip():
+            raise self.failure(done.err)
+        if not self.is_absent(account):
+            raise self.failure(b"locked")
+
+
+class MacKeychain:
+    """The macOS Keychain, through /usr/bin/security (SecurityTool/macOS/security.c)."""
+
+    program = "/usr/bin/security"
+    limit = 3900  # its line reader takes 4095 bytes and runs the rest as another command
+
+    def __init__(self, app):
+        self.app = app
+        if not os.path.exists(self.program):
+            raise keychain_error("%s is missing" % self.program, "Restore it")
+
+    @staticmethod
+    def quote(text):
+        """Return `text` as one argument of security's own split_line, which is not a shell's."""
+        if any(char < " " or char == "\x7f" for char in text):
+            raise keychain_error("a name has a control character", "Choose another profile name")
+        return '"%s"' % text.replace("\\", "\\\\").replace('"', '\\"')
+
+    def failure(self, code):
+        problem = SECURITY_ERRORS.get(code, "security ended with code %d" % code)
+        return keychain_error(problem, "Unlock it: security unlock-keychain")
+
+    def read(self, account):
+        """Return the payload, or None where there is none."""
+        argv = [self.program, "find-generic-password", "-a", account, "-s", KEYCHAIN_SERVICE, "-w"]
+        done = call_keychain(self.app, argv)
+        if done.code == 44:
+            return None
+        if done.code:
+            raise self.failure(done.code)
+        text = done.out.decode("utf-8", "replace")
+        return text[:-1] if text.endswith("\n") else text
+
+    def write(self, account, payload):
+        """Store the payload through `security -i`, so that no argument list ever holds it."""
+        words = ("-a", account, "-s", KEYCHAIN_SERVICE, "-l", "podstack (%s)" % account)
+        quoted = " ".join(word if word[0] == "-" else self.quote(word) for word in words)
+        line = "add-generic-password -U %s -w %s\n" % (quoted, self.quote(payload))
+        if len(line.encode("utf-8")) > 4095:
+            raise keychain_error("the login is too long for it", "Generate a shorter token")
+        done = call_keychain(self.app, [self.program, "-i"], line.encode("utf-8"))
+        if done.code or done.err.strip():
+            raise self.failure(done.code or 1)
+
+    def delete(self, account):
+        """Remove the item; no error where there is none."""
+        argv = [self.program, "delete-generic-password", "-a", account, "-s", KEYCHAIN_SERVICE]
+        done = call_keychain(self.app, argv)
+        if done.code not in (0, 44):
+            raise self.failure(done.code)
+
+
+def open_keychain(app):
+    """Return this system's keychain; raises KeychainError."""
+    if app.is_windows:
+        raise keychain_error("there is none for Windows yet", "Leave out --use-keyring")
+    return MacKeychain(app) if app.platform == "darwin" else SecretService(app)
+
+
+def keychain_account(settings, name):
+    """Return the item's account: another config file never touches the person's own login."""
+    path = os.path.realpath(settings.path)
+    home = settings.app.home
+    if home and path == os.path.realpath(os.path.join(home, ".podstack", "config.yaml")):
+        return name
+    import hashlib
+
+    return "%s@%s" % (name, hashlib.sha256(os.fsencode(path)).hexdigest()[:12])
+
+
+def pack_payload(login):
+    """Return a login's secrets as printable ASCII (a keychain mangles anything else)."""
+    import base64
+    import zlib
+
+    kept = {field: getattr(login, field) for field in SECRET_FIELDS if getattr(login, field)}
+    packed = base64.urlsafe_b64encode(zlib.compress(json_dump(kept, True, None).encode(), 9))
+    return "ps1." + packed.decode("ascii")
+
+
+def unpack_payload(payload):
+    """Return {token, refresh_token} of a keychain item; raises KeychainError."""
+    import base64
+    import json
+    import zlib
+
+    try:
+        if not payload.startswith("ps1."):
+            raise ValueError("unknown form")
+        packed = base64.b64decode(payload[4:].encode("ascii"), b"-_", validate=True)
+        reader = zlib.decompressobj()
+        kept = json.loads(reader.decompress(packed, MAX_CONFIG_BYTES).decode("utf-8"))
+        if not isinstance(kept, dict) or not is_token(kept.get("token")):
+            raise ValueError("no token")
+        refresh = kept.get("refresh_token")
+        return {"token": kept["token"], "refresh_token": refresh if is_token(refresh) else None}
+    except (ValueError, TypeError, zlib.error, RecursionError):
+        advice = "Sign in again: podstack auth login"
+        raise keychain_error("its item for this profile is not one of ours", advice)
+
+
+class Login:
+    """What a profile keeps of a sign-in; every field is text or None."""
+
+    __slots__ = LOGIN_FIELDS + ("client_id",)
+
+    def __init__(self, **fields):
+        for field in self.__slots__:
+            setattr(self, field, fields.pop(field, None))
+        if fields:
+            raise TypeError("a login has no %s" % ", ".join(fields))
+
+    @property
+    def expires_at(self):
+        return time_or_none(self.expires)
+
+
+def load_login(settings, profile):
+    """Return the Login that `profile` keeps, from the file or the keychain, or None."""
+    if not profile.holds_login:
+        return None
+    login = Login(**{field: profile.get(field) for field in Login.__slots__})
+    if login.token is None:
+        account = keychain_account(settings, profile.name)
+        payload = open_keychain(settings.app).read(account)
+        if payload is None:
+            return None
+        for field, value in unpack_payload(payload).items():
+            setattr(login, field, value)
+    elif not is_token(login.token):
+        raise profile.config.error(profile.key_of("token"), "is not one line of visible ASCII")
+    settings.app.guard(login.token)
+    settings.app.guard(login.refresh_token)
+    return login
+
+
+def write_keychain(settings, name, payload):
+    """Store a payload and read it back; raises KeychainError."""
+    keychain = open_keychain(settings.app)
+    account = keychain_account(settings, name)
+    if len(payload) > keychain.limit:
+        raise keychain_error("the login is too long for it", "Generate a shorter token")
+    keychain.write(account, payload)
+    if keychain.read(account) != payload:
+        raise keychain_error("it does not give back what it was given", "Check it")
+
+
+def login_changes(settings, name, login, storage):
+    """Return the plan (see Config.edit) that records `login` in the profile `name`."""
+
+    def plan(config):
+        profile = config.profile(name)
+        in_file = {field: getattr(login, field) for field in LOGIN_FIELDS}
+        if storage == "keyring":
+            in_file.update(dict.fromkeys(SECRET_FIELDS))
+        if storage != (profile.get("storage") or "file") or storage != default_storage(
+            settings.app
+        ):
+            in_file["storage"] = storage
+        if login.client_id and login.client_id != DEFAULT_CLIENT_ID:
+            in_file["client_id"] = login.client_id
+        return [(profile.key_of(field), value) for field, value in in_file.items()]
+
+    return plan
+
+
+def save_login(settings, name, login, storage):
+    """Keep `login` as the profile's; the other place is cleaned once the new one holds it."""
+    app, config = settings.app, settings.config
+    was_in_keychain = config.profile(name).in_keychain
+    app.guard(login.token)
+    app.guard(login.refresh_token)
+    if storage == "keyring":
+        write_keychain(settings, name, pack_payload(login))
+    config.edit(login_changes(settings, name, login, storage))
+    if was_in_keychain and storage == "file":
+        try:
+            open_keychain(app).delete(keychain_account(settings, name))
+        except KeychainError as error:
+            app.warn("the keyring still holds the earlier login: %s" % error.message)
+
+
+def prove_storage(settings, name, storage):
+    """Raise unless a login can be saved right now, so that no single-use answer is lost."""
+    if storage == "keyring":
+        write_keychain(settings, name + "-probe", PROBE_PAYLOAD)
+        keychain = open_keychain(settings.app)
+        keychain.delete(keychain_account(settings, name + "-probe"))
+    trial = Login(token="x", refresh_token="x", expires="2024-12-31T00:00:00Z", endpoint="x")
+    settings.config.edit(login_changes(settings, name, trial, storage), trial=True)
+
+
+def forget_login(settings, name):
+    """Remove a stored login from the keychain and the file; True where there was one."""
+    profile = settings.config.require().profile(name)
+    if not profile.holds_login:
+        return False
+    if profile.in_keychain:
+        open_keychain(settings.app).delete(keychain_account(settings, name))
+
+    def plan(config):
+        fresh = config.profile(name)
+        return [(fresh.key_of(field), None) for field in LOGIN_FIELDS if fresh.is_set(field)]
+
+    settings.config.edit(plan)
+    return True
+
+
+def default_storage(app):
+    return "keyring" if app.platform == "darwin" else "file"
+
+
+def chosen_storage(settings, options):
+    """Return where a new login is to be kept: file or keyring."""
+    if options.use_keyring and options.no_keyring:
+        raise UsageError("--use-keyring and --no-keyring exclude each other")
+    if options.use_keyring or options.no_keyring:
+        return "keyring" if options.use_keyring else "file"
+    found = settings.find("storage", create=True)
+    return found.value if found else default_storage(settings.app)
+
+
+class Credential:
+    """The effective token: its `kind` (environment, file, keyring, command) and `origin`."""
+
+    __slots__ = ("token", "kind", "origin", "profile", "login")
+
+    def __init__(self, token, kind, origin, profile=None, login=None):
+        self.token, self.kind, self.origin = token, kind, origin
+        self.profile, self.login = profile, login
+
+
+def token_endpoint(settings, profile, login):
+    """Return the endpoint that a profile's token belongs to."""
+    recorded = login.endpoint if login else None
+    keys = profile.key_of("endpoint")
+    if not recorded:
+        recorded, keys = profile.get("api_endpoint"), profile.key_of("api_endpoint")
+    if not recorded:
+        keys = ("api", "endpoint")
+        recorded = settings.config.text_at(keys)
+    try:
+        return read_endpoint(recorded or DEFAULT_ENDPOINT)
+    except ValueError as error:
+        raise settings.config.error(keys, "must be %s" % error)
+
+
+def check_pin(settings, profile, login):
+    """Raise unless the profile's token belongs to the endpoint in effect."""
+    kept_for, effective = token_endpoint(settings, profile, login), settings.get("endpoint")
+    if kept_for != effective:
+        raise AuthError(
+            "The token of profile '%s' is for %s, not for %s" % (profile.name, kept_for, effective),
+            "Sign in there: podstack --profile NAME auth login (or unset PODSTACK_API_ENDPOINT)",
+        )
+
+
+def environment_credential(settings):
+    """Return the Credential of PODSTACK_API_TOKEN, or None; raises AuthError for a broken one."""
+    token = settings.app.env("PODSTACK_API_TOKEN")
+    if token is None:
+        return None
+    settings.app.guard(token)
+    if not is_token(token.strip()):
+        raise AuthError(
+            "PODSTACK_API_TOKEN is not one line of visible ASCII",
+            "Generate a new token from the dashboard (%s)" % DASHBOARD_TOKENS,
+        )
+    return Credential(token.strip(), "environment", "Token from PODSTACK_API_TOKEN")
+
+
+def command_credential(settings, profile):
+    """Return the Credential that the profile's token_command yields; raises AuthError."""
+    import json
+    import shlex
+
+    app, command = settings.app, profile.get("token_command")
+    check_pin(settings, profile, None)
+    check_command_file(profile)
+    try:
+        argv = command if isinstance(command, list) else shlex.split(command)
+        program = argv[0] if os.path.isabs(argv[0]) else app.which(argv[0])
+    except (ValueError, IndexError, TypeError):
+        raise profile.config.error(profile.key_of("token_command"), "is not a command")
+    if app.env("PODSTACK_TOKEN_COMMAND"):
+        raise AuthError("token_command of profile '%s' calls podstack itself" % profile.name)
+    what = "token_command of profile '%s' (%s)" % (profile.name, printable(argv[0]))
+    extra = {
+        "PODSTACK_PROFILE": profile.name,
+        "PODSTACK_API_ENDPOINT": settings.get("endpoint"),
+        "PODSTACK_TOKEN_COMMAND": "1",
+    }
+    try:
+        done = app.run([program or argv[0]] + argv[1:], env=extra, inherit=True)
+    except (OSError, TimeoutError) as error:
+        raise AuthError("%s failed: %s" % (what, getattr(error, "strerror", None) or error))
+    if done.code:
+        raise AuthError("%s failed with exit code %d" % (what, done.code))
+    token, expires = done.out.decode("utf-8", "replace").rstrip("\r\n"), None
+    if token.lstrip().startswith("{"):
+        try:
+            answer = json.loads(token)
+            token, expires = answer.get("token"), answer.get("expires_at")
+        except (ValueError, RecursionError):
+            token = None
+    app.guard(token if isinstance(token, str) else None)
+    if not isinstance(token, str) or not is_token(token):
+        raise AuthError("%s did not print one token" % what)
+    login = Login(token=token, expires=expires if isinstance(expires, str) else None)
+    origin = "Token from token_command of profile '%s'" % profile.name
+    return Credential(token, "command", origin, profile, login)
+
+
+def check_command_file(profile):
+    """Raise unless nobody else can write the file, or the directory, that names the command."""
+    config = profile.config
+    if not config.modes_mean_something:
+        return
+    real = os.path.realpath(config.path)
+    for path in (real, os.path.dirname(real)):
+        facts = os.stat(path)
+        if facts.st_mode & 0o022 or facts.st_uid not in (0, os.geteuid()):
+            hint = "Run: chmod go-w %s" % path
+            raise AuthError("token_command is not run: others can write %s" % path, hint)
+
+
+def profile_credential(settings, profile):
+    """Return the Credential that `profile` holds, or None; raises AuthError."""
+    if profile.get("token_command"):
+        return command_credential(settings, profile)
+    if profile.holds_login:
+        login = Login(endpoint=profile.get("endpoint"))
+        check_pin(settings, profile, login)
+        login = load_login(settings, profile)
+        if login:
+            kept = "keyring" if profile.in_keychain else "file"
+            place = "keyring" if kept == "keyring" else profile.config.path
+            origin = "Token from profile '%s' in %s" % (profile.name, place)
+            return Credential(login.token, kept, origin, profile, login)
+    return None
+
+
+def find_credential(settings):
+    """Return the effective Credential; raises NoLogin where there is none."""
+    if settings.options.profile:
+        found = profile_credential(settings, settings.profile())
+        found = found or environment_credential(settings)
+    else:
+        found = environment_credential(settings)
+        found = found or profile_credential(settings, settings.profile())
+    if found is None:
+        raise NoLogin("PODSTACK_API_TOKEN" in settings.app.environ)
+    return found
+
+
+# == http: one request, one answer ===========================================================
+# The only chapter that opens a connection. Every request has one deadline, a size limit and
+# verified TLS; retries stop where a request may have been carried out. It must never follow a
+# redirect to another origin, send loopback through a proxy, or repeat a POST that was sent.
+
+RETRIES = 3
+RETRY_STATUSES = (429, 502, 503, 504)
+REPEATABLE = ("GET", "DELETE")
+REDIRECTS = (301, 302, 303, 307, 308)
+HASHED_CA_DIRECTORY = "/etc/ssl/certs"
+CA_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+)
+CA_HINT = "If your network has its own certificate authority, set PODSTACK_CA_BUNDLE to its file"
+TLS_PROBLEMS = {
+    9: "its certificate is not valid yet (check this machine's clock)",
+    10: "its certificate has expired",
+    18: "its certificate is self-signed",
+    19: "its certificate comes from an authority that is not trusted here",
+    20: "its certificate comes from an authority that is not trusted here",
+    21: "its certificate comes from an authority that is not trusted here",
+    62: "its certificate is for another host",
+    64: "its certificate is for another address",
+    66: "its certificate's key is too weak",
+    67: "its authority's key is too weak",
+    68: "its certificate's signature is too weak",
+}
+
+
+class Answer:
+    """A whole HTTP answer: `status`, `headers` (lower-case names), `body` (bytes)."""
+
+    __slots__ = ("status", "headers", "body", "url")
+
+    def __init__(self, status, headers, body, url):
+        self.status, self.headers, self.body, self.url = status, headers, body, url
+
+    def json(self):
+        """Return the decoded body, or None where it is no JSON."""
+        import json
+
+        try:
+            return json.loads(self.body.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            return None
+
+    @property
+    def text(self):
+        return self.body.decode("utf-8", "replace")
+
+
+class TransportFailure(Exception):
+    """A connection that did not come about or broke: `reason` in plain words."""
+
+    def __init__(self, reason, final=False, hint=None):
+        super().__init__(reason)
+        self.reason, self.final, self.hint = reason, final, hint
+
+
+class TimedSocket:
+    """A socket whose reads and writes all end by one deadline, however slowly bytes drip in.
+
+    `deadline` is on the monotonic clock; `idle` limits each single wait instead (streams).
+    """
+
+    def __init__(self, sock, deadline, idle=None):
+        self.sock, self.deadline, self.idle = sock, deadline, idle
+
+    def arm(self):
+        import socket
+
+        left = self.idle if self.deadline is None else self.deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise socket.timeout("timed out")
+        self.sock.settimeout(left)
+
+    def sendall(self, data):
+        self.arm()
+        self.sock.sendall(data)
+
+    def recv_into(self, buffer):
+        self.arm()
+        return self.sock.recv_into(buffer)
+
+    def makefile(self, *_):
+        import io
+
+        class Reader(io.RawIOBase):
+            def readable(self):
+                return True
+
+            def readinto(reader, buffer):
+                return self.recv_into(buffer)
+
+        return io.BufferedReader(Reader(), 65536)
+
+    def close(self):
+        """Do nothing: http.client closes before the body of a last answer is read; see `end`."""
+
+    def end(self):
+        self.sock.close()
+
+
+class Http:
+    """A client for one command: shared TLS contexts, kept-alive connections, one timeout."""
+
+    def __init__(self, app, timeout=DEFAULT_TIMEOUT, ca_bundle=None):
+        self.app, self.timeout, self.ca_bundle = app, timeout, ca_bundle
+        self.contexts = {}
+        self.idle = {}
+
+    # -- the connection
+
+    def tls_contexts(self):
+        """Yield the TLS contexts to try: the hashed CA directory first, then all the system has.
+
+        Parsing every certificate of the system costs 40 ms, the directory nothing.
+        """
+        if self.ca_bundle:
+            yield self.tls_context("bundle", lambda context: load_bundle(context, self.ca_bundle))
+            return
+        if has_hashed_certificates():
+            yield self.tls_context(
+                "hashed", lambda context: context.load_verify_locations(capath=HASHED_CA_DIRECTORY)
+            )
+        yield self.tls_context("system", load_system_certificates)
+
+    def tls_context(self, name, load):
+        if name not in self.contexts:
+            import ssl
+
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            if hasattr(context, "minimum_version"):
+                context.minimum_version = ssl.TLSVersion.TLSv1_2
+            else:
+                context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
+            if sys.version_info < (3, 10):  # from there on it is Python's own default
+                try:
+                    context.set_ciphers("DEFAULT:@SECLEVEL=2")
+                except ssl.SSLError:
+                    self.app.debug("this OpenSSL has no security levels")
+            load(context)
+            self.contexts[name] = context
+        return self.contexts[name]
+
+    def proxy_for(self, url):
+        """Return (host, port, authorization header or None) of the proxy for `url`, or None."""
+        if url.is_loopback or self.bypasses_proxy(url):
+            return None
+        names = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+        text = next((self.app.env(name) for name in names if self.app.env(name)), None)
+        if text is None:
+            return None
+        scheme, _, rest = text.rpartition("://")
+        user, _, authority = rest.split("/")[0].rpartition("@")
+        if scheme.lower() not in ("", "http"):
+            raise TransportFailure("a %s proxy is not supported" % printable(scheme), final=True)
+        try:
+            host, port = split_authority(authority, 80)
+        except ValueError as error:
+            raise TransportFailure("the proxy's address is wrong: %s" % error, final=True)
+        return host, port, self.proxy_authorization(user) if user else None
+
+    def proxy_authorization(self, user):
+        import base64
+        from urllib.parse import unquote_to_bytes
+
+        pair = unquote_to_bytes(user)
+        self.app.guard(unquote_to_bytes(user.partition(":")[2]).decode("utf-8", "replace"))
+        return "Basic " + self.app.guard(base64.b64encode(pair).decode("ascii"))
+
+    def bypasses_proxy(self, url):
+        listed = self.app.env("no_proxy") or self.app.env("NO_PROXY") or ""
+        for entry in listed.lower().replace(",", " ").split():
+            host, _, port = entry.rpartition(":") if entry.count(":") == 1 else (entry, "", "")
+            host = host.lstrip("*").lstrip(".").strip("[]")
+            if port and port != str(url.port):
+                continue
+            if entry == "*" or url.host == host or (host and url.host.endswith("." + host)):
+                return True
+        return False
+
+    def connect(self, url, deadline):
+        """Return a connected (and for https verified) socket; raises TransportFailure."""
+        if url.scheme == "http":
+            return self.dial(url.host, url.port, deadline)
+        contexts = list(self.tls_contexts())
+        for context in contexts:
+            sock = self.dial_through_proxy(url, deadline)
+            try:
+                sock.settimeout(max(0.001, deadline - time.monotonic()))
+                # As bytes the name skips the idna codec; 3.6 compares it as text.
+                name = url.host if sys.version_info < (3, 7) else url.host.encode("ascii")
+                return context.wrap_socket(sock, server_hostname=name)
+            except Exception as error:
+                sock.close()
+                if context is contexts[-1] or not is_unknown_authority(error):
+                    raise
+        raise AssertionError("unreachable")
+
+    def dial_through_proxy(self, url, deadline):
+        proxy = self.proxy_for(url)
+        if proxy is None:
+            return self.dial(url.host, url.port, deadline)
+        import http.client
+
+        host, port, authorization = proxy
+        named = "the proxy %s:%d" % (host, port)
+        try:
+            sock = self.dial(host, port, deadline)
+        except OSError as error:
+            raise TransportFailure("%s: %s" % (named, plain_reason(error, self.timeout)))
+        target = "%s:%d" % ("[%s]" % url.host if ":" in url.host else url.host, url.port)
+        lines = ["CONNECT %s HTTP/1.1" % target, "Host: " + target]
+        if authorization:
+            lines.append("Proxy-Authorization: " + authorization)
+        self.app.debug("CONNECT %s through %s" % (target, named))
+        try:
+            timed = TimedSocket(sock, deadline)
+            timed.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
+            answer = http.client.HTTPResponse(timed, method="CONNECT")
+            answer.begin()
+        except (OSError, http.client.HTTPException) as error:
+            sock.close()
+            raise TransportFailure("%s: %s" % (named, plain_reason(error, self.timeout)))
+        if answer.status != 200:
+            sock.close()
+            refusal = "%s refused (HTTP %d %s)" % (named, answer.status, printable(answer.reason))
+            raise TransportFailure(refusal, final=answer.status == 407)
+        return sock
+
+    def dial(self, host, port, deadline):
+        """Return a TCP connection to the first address of `host` that answers; raises OSError."""
+        import socket
+
+        # localhost is never asked of a name server (RFC 6761 §6.3).
+        local = host == "localhost"
+        hosts = ("127.0.0.1", "::1") if local else (host.encode("ascii"),)
+        found, failure = [], None
+        for name in hosts:
+            found += socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in found:
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(max(0.001, deadline - time.monotonic()))
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                return sock
+            except OSError as error:
+                sock.close()
+                failure = error
+        raise failure or OSError("no address")
+
+    # -- the request
+
+    def request(self, method, url, headers=(), body=None, redirects=0, retries=RETRIES,
+                deadline=None):  # fmt: skip
+        """Return the Answer to one request, whatever its status; raises Unreachable.
+
+        `redirects` is how many to follow, for GET within one origin; `deadline` is on the
+        monotonic clock. The error's `sent` tells whether the request may have been carried out.
+        """
+        deadline = deadline or time.monotonic() + self.timeout
+        for turn in range(retries + 1):
+            answer, failure, sent = None, None, []
+            try:
+                answer = self.attempt(method, url, dict(headers), body, deadline, sent)
+                if answer.status not in RETRY_STATUSES:
+                    break
+                repeatable = method in REPEATABLE or answer.status == 429
+            except TransportFailure as error:
+                failure = error
+                repeatable = not error.final and (method in REPEATABLE or not sent)
+            pause = self.pause(turn, answer)
+            if not repeatable or turn == retries or time.monotonic() + pause >= deadline:
+                break
+            self.app.debug("again in %.1f s" % pause)
+            self.app.sleep(pause)
+        if failure:
+            error = Unreachable("Cannot reach %s: %s" % (url.host, failure.reason), failure.hint)
+            error.sent = bool(sent)
+            raise error
+        if answer.status in REDIRECTS:
+            return self.follow(method, url, headers, answer, redirects, retries, deadline)
+        return answer
+
+    def pause(self, turn, answer):
+        """Return the seconds before the next try: the server's word, else full jitter."""
+        told = retry_after(answer, self.app.now()) if answer else None
+        if told is not None:
+            return told
+        return 0.5 * 2**turn * int.from_bytes(os.urandom(4), "big") / 2**32
+
+    def attempt(self, method, url, headers, body, deadline, sent):
+        """Try once; `sent` becomes non-empty when the request may have arrived."""
+        import http.client
+
+        started, link = time.monotonic(), None
+        try:
+            connection = (method == "GET" and self.take_idle(url)) or self.open(url, deadline)
+            link = connection.sock
+            link.deadline = deadline
+            sent.append(True)
+            response = self.send(connection, method, url, headers, body)
+            data = response.read(MAX_ANSWER_BYTES + 1)
+            if len(data) > MAX_ANSWER_BYTES:
+                raise TransportFailure("its answer is larger than 10 MB", final=True)
+            if response.length:
+                raise http.client.IncompleteRead(data)
+        except BaseException as error:
+            if link is not None:
+                link.end()
+            raise self.translate(error)
+        if response.will_close:
+            link.end()
+        else:
+            self.idle.setdefault(url.origin, []).append(connection)
+        answer = Answer(response.status, lower_headers(response), data, url)
+        self.log_answer(answer, started)
+        return answer
+
+    def take_idle(self, url):
+        try:
+            return self.idle[url.origin].pop()
+        except (KeyError, IndexError):
+            return None
+
+    def translate(self, error):
+        """Return the TransportFailure for a low-level error; others come back unchanged."""
+        import http.client
+        import ssl
+
+        if isinstance(error, (ssl.SSLError, ssl.CertificateError)):
+            return tls_failure(error)
+        if isinstance(error, (OSError, http.client.HTTPException)):
+            final = is_unknown_name(error)
+            return TransportFailure(plain_reason(error, self.timeout), final)
+        return error
+
+    def open(self, url, deadline):
+        import http.client
+
+        connection = http.client.HTTPConnection(url.host, url.port)
+        connection.sock = TimedSocket(self.connect(url, deadline), deadline)
+        return connection
+
+    def send(self, connection, method, url, headers, body):
+        shown = url.origin.partition("://")[2]
+        headers.update({"Host": shown, "User-Agent": user_agent(self.app.platform)})
+        headers.setdefault("Accept", "application/json")
+        if self.app.debugging:
+            self.app.debug("> %s %s" % (method, url))
+            for name, value in headers.items():
+                masked = name.lower() == "authorization"
+                self.app.debug("> %s: %s" % (name, mask_header(value) if masked else value))
+            self.app.debug("> " + body.decode("utf-8", "replace") if body else ">")
+        connection.request(method, url.target, body, headers)
+        return connection.getresponse()
+
+    def log_answer(self, answer, started):
+        if self.app.debugging:
+            spent = (time.monotonic() - started) * 1000
+            self.app.debug("< HTTP %d in %.0f ms, %d bytes" % (
+                answer.status, spent, len(answer.body)))  # fmt: skip
+            for name, value in answer.headers.items():
+                self.app.debug("< %s: %s" % (name, value))
+            text = redact_names(redact(answer.text, self.app.secrets))
+            self.app.debug("< " + text[:2000])
+
+    def follow(self, method, url, headers, answer, redirects, retries, deadline):
+        """Follow a redirect where that is allowed; raises Unreachable naming its target."""
+        target = answer.headers.get("location", "")
+        try:
+            rooted = target.startswith("/") and not target.startswith("//")
+            goal = parse_url(url.origin + target if rooted else target)
+        except ValueError:
+            goal = None
+        if method == "GET" and redirects > 0 and goal and goal.origin == url.origin:
+            return self.request(method, goal, headers, None, redirects - 1, retries, deadline)
+        what = "it redirects to %s, which is not followed" % (printable(target) or "nowhere")
+        raise Unreachable("Cannot reach %s: %s" % (url.host, what))
+
+    def stream(self, url, headers, idle):
+        """Yield (Answer, None) for an error, or (None, chunk) while a long answer arrives.
+
+        There is no size or total limit; `idle` seconds of silence are (None: never).
+        """
+        import http.client
+
+        link = None
+        try:
+            connection = self.open(url, time.monotonic() + self.timeout)
+            link = connection.sock
+            response = self.send(connection, "GET", url, dict(headers), None)
+            if response.status != 200:
+                data = response.read(MAX_ANSWER_BYTES)
+                yield Answer(response.status, lower_headers(response), data, url), None
+                return
+            link.deadline, link.idle = None, idle
+            while True:
+                chunk = response.read1(65536)
+                if not chunk:
+                    if response.length:
+                        raise http.client.IncompleteRead(b"")
+                    return
+                yield None, chunk
+        except (OSError, http.client.HTTPException, TransportFailure) as error:
+            failure = self.translate(error)
+            raise Unreachable("Cannot reach %s: %s" % (url.host, failure.reason), failure.hint)
+        finally:
+            if link is not None:
+                link.end()
+
+
+def check_service(answer):
+    """Raise Unreachable where the service is failing or limits the rate; returns the answer."""
+    if answer.status == 429:
+        wait = retry_after(answer, time.time())
+        when = "in %d s" % (wait + 0.999) if wait is not None else "later"
+        raise Unreachable("Rate limited; try again " + when)
+    if answer.status >= 500:
+        known = answer.headers.get("x-request-id")
+        shown = ", request id %s" % printable(known) if known else ""
+        raise Unreachable("Podstack is having trouble (HTTP %d%s)" % (answer.status, shown))
+    return answer
+
+
+def user_agent(platform):
+    return "podstack-cli/%s (python %d.%d; %s)" % ((VERSION,) + sys.version_info[:2] + (platform,))
+
+
+def mask_header(value):
+    kind, _, secret = value.partition(" ")
+    return "%s %s" % (kind, mask(secret))
+
+
+def lower_headers(response):
+    return {name.lower(): value for name, value in response.getheaders()}
+
+
+def retry_after(answer, now):
+    """Return the seconds that Retry-After asks for (RFC 9110 §10.2.3), or None."""
+    text = (answer.headers.get("retry-after") or "").strip()
+    if is_digits(text):
+        return int(text[:9])
+    reset = answer.headers.get("x-ratelimit-reset", "")
+    if text:
+        from email.utils import parsedate_to_datetime
+
+        try:
+            return max(0, parsedate_to_datetime(text).timestamp() - now)
+        except (TypeError, ValueError, IndexError, OverflowError):
+            return None
+    if answer.status == 429 and is_digits(reset):
+        return max(0, int(reset[:12]) - now)
+    return None
+
+
+def has_hashed_certificates():
+    try:
+        return any(name.endswith(".0") for name in os.listdir(HASHED_CA_DIRECTORY))
+    except OSError:
+        return False
+
+
+def load_bundle(context, path):
+    try:
+        where = {"capath" if os.path.isdir(path) else "cafile": path}
+        context.load_verify_locations(**where)
+    except OSError as error:
+        reason = error.strerror or "it holds no certificates"
+        raise TransportFailure("CA bundle %s: %s" % (path, reason), final=True)
+
+
+def load_system_certificates(context):
+    context.load_default_certs()
+    if not context.cert_store_stats()["x509_ca"]:
+        for path in CA_BUNDLES:
+            if os.path.isfile(path):
+                return context.load_verify_locations(cafile=path)
+
+
+def is_unknown_authority(error):
+    """Tell whether a TLS failure may come from a missing authority alone."""
+    known = getattr(error, "verify_code", None)
+    return "CERTIFICATE_VERIFY_FAILED" in str(error) and known in (None, 2, 18, 19, 20, 21)
+
+
+def is_unknown_name(error):
+    import socket
+
+    return isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
+
+
+def tls_failure(error):
+    """Return the TransportFailure for a TLS error, in plain words."""
+    code = getattr(error, "verify_code", None)
+    detail = getattr(error, "verify_message", None) or getattr(error, "reason", None) or error
+    if "hostname" in str(error) or "doesn't match" in str(error):
+        code = code or 62
+    refused = "CERTIFICATE" in str(error).upper() or code
+    reason = TLS_PROBLEMS.get(code)
+    if reason is None:
+        words = str(detail).replace("_", " ").lower()
+        reason = ("its certificate is refused: %s" if refused else "TLS failed: %s") % words
+    return TransportFailure(printable(reason), final=True, hint=CA_HINT if refused else None)
+
+
+def plain_reason(error, timeout):
+    """Return why a connection failed, in plain words."""
+    import http.client
+    import socket
+
+    if isinstance(error, TransportFailure):
+        return error.reason
+    if isinstance(error, socket.timeout):
+        return "no answer within %g s" % timeout
+    if isinstance(error, socket.gaierror):
+        return "its name cannot be resolved"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "it closed the connection without an answer"
+    if isinstance(error, http.client.IncompleteRead):
+        return "its answer was cut off"
+    if isinstance(error, http.client.HTTPException):
+        return "its answer is not HTTP"
+    return printable(getattr(error, "strerror", None) or error).lower()
+
+
+# == login: from nothing to a token, and from an old token to a new one ======================
+# OAuth 2.0 for a public client: discovery (RFC 9728, 8414), code with PKCE on a loopback redirect
+# (RFC 8252, 7636), device login (RFC 8628), refresh with rotation, revocation (RFC 7009). It must
+# never guess an address, end a wait on a wrong answer, or spend a refresh token twice.
+
+PAGE_STYLE = """
+:root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --ink: #16191d; --soft: #59616b }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #101317; --card: #1a1f26; --ink: #eceff3; --soft: #9aa4b0 } }
+body { margin: 0; min-height: 100vh; display: grid; place-items: center; background: var(--page);
+  color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
+main { background: var(--card); border-radius: 12px; padding: 2.5rem 3rem; max-width: 26rem;
+  border-top: 4px solid %s }
+h1 { font-size: 1.3rem; margin: 0 0 .5rem } p { margin: 0; color: var(--soft) }
+"""
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>%(title)s - podstack</title>
+<meta name="viewport" content="width=device-width"><style nonce="%(nonce)s">%(style)s</style>
+<script nonce="%(nonce)s">history.replaceState(null, "", "/")</script></head>
+<body><main><h1>%(title)s</h1><p>%(text)s</p></main></body></html>
+"""
+WAITING_PAGE = ("Still signing in", "The terminal tells how it ended.")
+
+
+class OAuthError(PodError):
+    """The authorization server's refusal (RFC 6749 §5.2): its `error` code."""
+
+    code = 4
+
+    def __init__(self, error, description=None):
+        words = ": " + printable(description) if description else ""
+        super().__init__("Sign-in failed: %s%s" % (printable(error), words))
+        self.error = error
+
+
+class AuthServer:
+    """An authorization server: `issuer`, `metadata`, and the `resource` to name, or None."""
+
+    __slots__ = ("issuer", "metadata", "resource", "loopback")
+
+    def __init__(self, issuer, metadata, resource, loopback):
+        self.issuer, self.metadata = issuer, metadata
+        self.resource, self.loopback = resource, loopback
+
+    def has(self, name):
+        return bool(self.metadata.get(name))
+
+    def endpoint(self, name):
+        """Return the checked Url of one of its endpoints; raises PodError."""
+        return safe_url(self.metadata.get(name), name.replace("_", " "), self.loopback)
+
+    def scope(self):
+        wanted = ["openid", "profile", "email", "offline_access"]
+        listed = self.metadata.get("scopes_supported")
+        if isinstance(listed, list) and listed:
+            wanted = [scope for scope in wanted if scope in listed]
+        return " ".join(wanted)
+
+    def with_resource(self, pairs):
+        """Return request parameters with the resource indicator where one is due (RFC 8707 §2)."""
+        return pairs + ([("resource", self.resource)] if self.resource else [])
+
+
+# -- discovery
+
+
+def well_known(url, name):
+    """Return the well-known address between host and path (RFC 8414 §3.1, RFC 9728 §3.1)."""
+    return parse_url("%s/.well-known/%s%s" % (url.origin, name, url.path.rstrip("/")))
+
+
+def fetch_document(http, url, limits):
+    """Return the JSON object at `url`, or None where none is published; raises Unreachable."""
+    answer = check_service(http.request("GET", url, **limits))
+    document = answer.json() if answer.status == 200 else None
+    return document if isinstance(document, dict) else None
+
+
+def discover(http, endpoint, **limits):
+    """Return the AuthServer that `endpoint` names, or None where it has no browser login."""
+    base = parse_url(endpoint)
+    issuer, resource = endpoint, None
+    document = fetch_document(http, well_known(base, "oauth-protected-resource"), limits)
+    if document:
+        resource = document.get("resource")
+        check_resource(resource, endpoint)
+        servers = document.get("authorization_servers")
+        issuer = servers[0] if isinstance(servers, list) and servers else endpoint
+    issuer_url = safe_url(issuer, "issuer", base.is_loopback)
+    openid = parse_url(str(issuer_url).rstrip("/") + "/.well-known/openid-configuration")
+    for url in (well_known(issuer_url, "oauth-authorization-server"), openid):
+        metadata = fetch_document(http, url, limits)
+        if metadata:
+            check_metadata(metadata, issuer)
+            return AuthServer(issuer, metadata, resource, base.is_loopback)
+    return None
+
+
+def check_resource(resource, endpoint):
+    """Raise unless the metadata is about the endpoint itself (RFC 9728 §3.3)."""
+    try:
+        matches = read_endpoint(resource if isinstance(resource, str) else "") == endpoint
+    except ValueError:
+        matches = False
+    if not matches:
+        shown = printable(resource)
+        raise PodError("The server's metadata is for %s, not for %s" % (shown, endpoint))
+
+
+def check_metadata(metadata, issuer):
+    """Raise unless the metadata is the issuer's own and allows PKCE S256 (RFC 8414 §3.3)."""
+    if metadata.get("issuer") != issuer:
+        shown = printable(metadata.get("issuer"))
+        raise PodError("The server's metadata is from issuer %s, not from %s" % (shown, issuer))
+    methods = metadata.get("code_challenge_methods_supported")
+    if isinstance(methods, list) and "S256" not in methods:
+        raise PodError("The authorization server does not support PKCE S256")
+
+
+# -- the token endpoint
+
+
+def post_form(http, url, pairs, **limits):
+    """Return the Answer to a form sent to the authorization server; no redirect is followed."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    return http.request("POST", url, headers, encode_query(pairs).encode("ascii"), **limits)
+
+
+def read_oauth_answer(answer):
+    """Return the object of a good answer; raises OAuthError or Unreachable."""
+    body = answer.json()
+    if answer.status == 200 and isinstance(body, dict) and "error" not in body:
+        return body
+    if isinstance(body, dict) and isinstance(body.get("error"), str) and answer.status < 500:
+        raise OAuthError(body["error"], body.get("error_description"))
+    check_service(answer)
+    raise Unreachable("The authorization server's answer is not understood (HTTP %d)" % (
+        answer.status))  # fmt: skip
+
+
+def request_token(http, server, pairs, client_id, **limits):
+    """Return the token answer (RFC 6749 §5.1) to a grant; raises OAuthError, Unreachable."""
+    pairs = server.with_resource(pairs + [("client_id", client_id)])
+    grant = read_oauth_answer(post_form(http, server.endpoint("token_endpoint"), pairs, **limits))
+    http.app.guard(grant.get("refresh_token"))
+    if not isinstance(grant.get("access_token"), str) or not is_token(grant["access_token"]):
+        raise Unreachable("The authorization server's answer holds no token")
+    http.app.guard(grant["access_token"])
+    if str(grant.get("token_type", "bearer")).lower() != "bearer":
+        raise Unreachable("The authorization server's token is not a bearer token")
+    return grant
+
+
+def login_from_grant(app, grant, server, client_id, endpoint, earlier=None):
+    """Return the Login that a token answer makes; without a new refresh token the old one stays."""
+    refresh = grant.get("refresh_token")
+    span = grant.get("expires_in")
+    if isinstance(span, str) and is_digits(span):
+        span = int(span[:10])
+    timed = isinstance(span, (int, float)) and not isinstance(span, bool) and 0 < span < 1e10
+    return Login(
+        token=grant["access_token"],
+        refresh_token=refresh if is_token(refresh) else earlier and earlier.refresh_token,
+        expires=format_time(app.now() + span) if timed else None,
+        endpoint=endpoint,
+        issuer=server.issuer,
+        client_id=client_id,
+        email=earlier.email if earlier else None,
+    )
+
+
+def random_text(size=32):
+    """Return unguessable URL-safe text of `size` random bytes (RFC 7636 §4.1)."""
+    import base64
+
+    return base64.urlsafe_b64encode(os.urandom(size)).decode("ascii").rstrip("=")
+
+
+def challenge_of(verifier):
+    """Return the S256 code challenge of a verifier (RFC 7636 §4.2)."""
+    import base64
+    import hashlib
+
+    digest = hashlib.sha256(verifier.encode("ascii")).digest()
+    return base64.urlsafe_b64encode(digest).decode("ascii").rstrip("=")
+
+
+# -- the way in
+
+
+class Surroundings:
+    """What decides how to sign in: is there a terminal, a remote shell, a container, a desktop."""
+
+    __slots__ = ("terminal", "browser_variable", "ssh", "container", "headless", "graphical")
+
+    def __init__(self, **facts):
+        for name in self.__slots__:
+            setattr(self, name, facts.pop(name, False))
+        if facts:
+            raise TypeError("surroundings have no %s" % ", ".join(facts))
+
+    @classmethod
+    def of(cls, app):
+        linux = not app.is_windows and app.platform != "darwin" and not app.is_wsl
+        return cls(
+            terminal=app.is_interactive,
+            browser_variable=bool(app.env("BROWSER")),
+            ssh=bool(app.env("SSH_CONNECTION") or app.env("SSH_TTY")),
+            container=app.in_container,
+            headless=linux and not (app.env("DISPLAY") or app.env("WAYLAND_DISPLAY")),
+            graphical=app.browser_command() is not None,
+        )
+
+
+def choose_way(options, server, place):
+    """Return the way in: `token`, `prompt`, `device`, `browser`, or `url` (browser elsewhere).
+
+    The first case that matches wins; raises UsageError where nobody is there to sign in.
+    """
+    if options.token:
+        return "token"
+    no_terminal = UsageError(
+        "There is no terminal to sign in from",
+        "Use: podstack auth login --token - (or set PODSTACK_API_TOKEN)",
+    )
+    if server is None:
+        if place.terminal:
+            return "prompt"
+        raise no_terminal
+    if options.device:
+        if not server.has("device_authorization_endpoint"):
+            raise PodError("This server has no device login", "Use: podstack auth login --browser")
+        return "device"
+    if options.no_browser:
+        return "url"
+    if options.browser or place.browser_variable:
+        return "browser"
+    if not place.terminal:
+        raise no_terminal
+    if place.ssh or place.container or place.headless or not place.graphical:
+        return "device" if server.has("device_authorization_endpoint") else "url"
+    return "browser"
+
+
+# -- the loopback receiver
+
+
+def parse_form(query):
+    """Return {name: value} of a query; raises ValueError for a doubled parameter."""
+    from urllib.parse import parse_qsl
+
+    pairs = parse_qsl(query, keep_blank_values=True)
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("a parameter stands twice")
+    return dict(pairs)
+
+
+def read_callback(query, state, server):
+    """Return ("code", code) or ("error", OAuthError) of a callback's query; raises ValueError.
+
+    `state` comes first, for errors too; then the issuer where it is promised (RFC 9207).
+    """
+    import hmac
+
+    form = parse_form(query)
+    given = form.get("state", "").encode("utf-8", "replace")
+    if not hmac.compare_digest(given, state.encode("ascii")):
+        raise ValueError("it belongs to another sign-in (wrong state)")
+    promised = server.metadata.get("authorization_response_iss_parameter_supported") is True
+    if (promised or "iss" in form) and form.get("iss") != server.issuer:
+        raise ValueError("it comes from another issuer")
+    if "error" in form:
+        return "error", OAuthError(form["error"], form.get("error_description"))
+    if not is_token(form.get("code", "")):
+        raise ValueError("it holds no code")
+    return "code", form["code"]
+
+
+class Receiver:
+    """The loopback server that waits for the browser's answer; it owns its socket and threads.
+
+    `check(query)` returns the answer or raises ValueError. The page in the browser is held back
+    until `finish` tells it how the sign-in ended.
+    """
+
+    def __init__(self, port, check):
+        import queue
+        import threading
+
+        self.check = check
+        self.answers = queue.Queue()
+        self.first = threading.Lock()
+        self.ended, self.shown = threading.Event(), threading.Event()
+        self.page, self.from_browser = WAITING_PAGE, False
+        self.server = callback_server(self, port)
+        self.port = self.server.server_address[1]
+        self.redirect_uri = "http://127.0.0.1:%d/callback" % self.port
+
+    def __enter__(self):
+        import threading
+
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        if self.from_browser:
+            self.ended.set()
+            self.shown.wait(5)
+        self.server.shutdown()
+        self.server.server_close()
+
+    def deliver(self, query, from_browser):
+        """Take the one valid answer; raises ValueError for any other."""
+        answer = self.check(query)
+        if not self.first.acquire(False):
+            raise ValueError("this sign-in has had its answer already")
+        self.from_browser = from_browser
+        self.answers.put(answer)
+
+    def paste(self, line):
+        """Take the callback address that somebody copied out of a browser elsewhere."""
+        try:
+            url = parse_url(line)
+        except ValueError:
+            url = None
+        if url is None or "%s%s" % (url.origin, url.path) != self.redirect_uri:
+            raise ValueError("it does not begin with %s" % self.redirect_uri)
+        self.deliver(url.query, False)
+
+    def wait(self, app, deadline):
+        """Return the answer, or None when the time is up; shows the time left."""
+        import queue
+
+        while time.monotonic() < deadline:
+            app.countdown("Waiting for the browser", deadline - time.monotonic())
+            try:
+                return self.answers.get(timeout=min(0.5, max(0.01, deadline - time.monotonic())))
+            except queue.Empty:
+                continue
+        return None
+
+    def finish(self, title, text):
+        self.page = (title, text)
+        self.ended.set()
+
+
+def callback_server(receiver, port):
+    """Return the TCP server for a Receiver, bound to 127.0.0.1 alone (RFC 8252 §8.3)."""
+    import http.server
+    import socketserver
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        timeout = 5
+        server_version, sys_version = "podstack", ""
+
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            path, _, query = self.path.partition("?")
+            hosts = self.headers.get_all("Host") or []
+            if hosts != ["127.0.0.1:%d" % receiver.port]:
+                return self.show(400, "Wrong host", "This address is not the sign-in's.")
+            if path != "/callback":
+                return self.show(404, "Not here", "There is nothing at this address.")
+            try:
+                receiver.deliver(query, True)
+            except ValueError as error:
+                return self.show(400, "This answer was not taken", "Because %s." % error)
+            receiver.ended.wait(120)
+            self.show(200, *receiver.page)
+            receiver.shown.set()
+
+        def refuse(self):
+            self.show(405, "Not this way", "Only GET is answered here.")
+
+        do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = refuse
+
+        def send_error(self, code, message=None, explain=None):
+            self.show(405 if code == 501 else code, "Not understood", message or "")
+
+        def show(self, status, title, text):
+            nonce, body = random_text(16), None
+            body = outcome_page(title, text, nonce, status == 200).encode("utf-8")
+            self.close_connection = True
+            self.send_response_only(status)
+            policy = "default-src 'none'; style-src 'nonce-%s'; script-src 'nonce-%s'; " % (
+                nonce, nonce)  # fmt: skip
+            for name, value in (
+                ("Content-Type", "text/html; charset=utf-8"),
+                ("Content-Length", str(len(body))),
+                ("Content-Security-Policy", policy + "base-uri 'none'; frame-ancestors 'none'"),
+                ("Referrer-Policy", "no-referrer"),
+                ("Cache-Control", "no-store"),
+                ("X-Content-Type-Options", "nosniff"),
+                ("Connection", "close"),
+            ):
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+    # TCPServer: HTTPServer.server_bind does a reverse look-up, half a minute on some Macs.
+    class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+        daemon_threads, block_on_close = True, False
+        request_queue_size = 128
+        allow_reuse_address = False
+
+        def handle_error(self, request, client_address):
+            pass
+
+    try:
+        return Server(("127.0.0.1", port), Handler)
+    except OSError as error:
+        hint = "Choose another with --callback-port, or leave it out"
+        raise PodError("Cannot listen on port %d: %s" % (port, error.strerror), hint)
+
+
+def outcome_page(title, text, nonce, good):
+    """Return the page that the browser shows; it loads nothing and escapes what it shows."""
+    import html
+
+    return PAGE % {
+        "title": html.escape(title),
+        "text": html.escape(text),
+        "nonce": nonce,
+        "style": PAGE_STYLE % ("#2e7d5b" if good else "#b3452c"),
+    }
+
+
+def read_pasted(app, receiver):
+    """In a thread of its own: take pasted callback addresses until one is right."""
+    while not receiver.answers.qsize():
+        line = app.stdin.readline()
+        if not line:
+            return
+        try:
+            if line.strip():
+                return receiver.paste(line.strip())
+        except ValueError as error:
+            app.say("That address was not taken: %s" % error)
+            if len(line) >= (1023 if app.platform == "darwin" else 4095):
+                app.say("The terminal cut the line: paste it into a file and try --callback-port")
+
+
+def authorization_url(server, client_id, receiver, state, challenge):
+    """Return the address where the person signs in (RFC 6749 §4.1.1, RFC 7636 §4.3)."""
+    scope = server.scope()
+    pairs = [
+        ("response_type", "code"),
+        ("client_id", client_id),
+        ("redirect_uri", receiver.redirect_uri),
+        ("state", state),
+        ("code_challenge", challenge),
+        ("code_challenge_method", "S256"),
+    ]
+    pairs += [("scope", scope)] if scope else []
+    if "offline_access" in scope.split():  # OpenID Connect Core §11: else that scope is dropped
+        pairs.append(("prompt", "consent"))
+    url = server.endpoint("authorization_endpoint")
+    url.query += ("&" if url.query else "") + encode_query(server.with_resource(pairs))
+    return str(url)
+
+
+def ssh_hint(app, port):
+    """Return the line that brings the callback from the user's machine to this one."""
+    parts = (app.env("SSH_CONNECTION") or "").split()
+    host = parts[2] if len(parts) == 4 else "SERVER"
+    user = app.env("USER") or app.env("LOGNAME") or "USER"
+    return "ssh -L %d:127.0.0.1:%d %s@%s" % (port, port, printable(user), printable(host))
+
+
+def sign_in_by_browser(app, http, server, client_id, options, launch, complete):
+    """Sign in through a browser; returns what `complete(grant)` returns.
+
+    `complete` saves the login, so that the page in the browser can show the true outcome.
+    Raises AuthError when it is denied or nobody answers in time.
+    """
+    import threading
+
+    state, verifier = random_text(), random_text(48)
+    app.guard(verifier)
+    receiver = Receiver(options.callback_port, lambda query: read_callback(query, state, server))
+    with receiver:
+        address = authorization_url(server, client_id, receiver, state, challenge_of(verifier))
+        app.complain("Open this address to sign in:\n\n  %s\n" % address)
+        if not launch and Surroundings.of(app).ssh:
+            app.say("Your browser is elsewhere? Run there first:\n\n  %s\n" % (
+                ssh_hint(app, receiver.port)))  # fmt: skip
+        if app.is_terminal(app.stdin):
+            app.say("If the page cannot reach this machine, paste its address here.")
+            threading.Thread(target=read_pasted, args=(app, receiver), daemon=True).start()
+        if launch and not app.browse(address):
+            app.say("No browser could be started here.")
+        answer = receiver.wait(app, time.monotonic() + options.timeout)
+        if answer is None:
+            raise AuthError("Nobody signed in within %g s" % options.timeout, "Try again")
+        try:
+            if answer[0] == "error":
+                raise denial(answer[1])
+            app.guard(answer[1])
+            pairs = [("grant_type", "authorization_code"), ("code", answer[1])]
+            pairs += [("redirect_uri", receiver.redirect_uri), ("code_verifier", verifier)]
+            with HeldInterrupts():
+                result = complete(request_token(http, server, pairs, client_id))
+        except PodError as error:
+            receiver.finish("You are not signed in", redact(error.message, app.secrets))
+            raise
+        receiver.finish("You are signed in", "Close this page and go back to the terminal.")
+        return result
+
+
+def denial(error):
+    """Return the AuthError for a refusal by the person, else the error itself."""
+    if error.error == "access_denied":
+        return AuthError("Sign-in was denied", "Run: podstack auth login")
+    return error
+
+
+# -- device login
+
+
+def sign_in_by_device(app, http, server, client_id, complete):
+    """Sign in with a code typed elsewhere (RFC 8628); returns what `complete(grant)` returns."""
+    scope = server.scope()
+    pairs = server.with_resource([("client_id", client_id)] + ([("scope", scope)] if scope else []))
+    url = server.endpoint("device_authorization_endpoint")
+    told = read_oauth_answer(post_form(http, url, pairs))
+    address = safe_url(told.get("verification_uri"), "verification address", server.loopback)
+    code = told.get("user_code")
+    if not isinstance(code, str) or not is_token(told.get("device_code") or ""):
+        raise Unreachable("The authorization server's answer holds no code")
+    app.guard(told["device_code"])
+    app.complain("Open this address on any device:\n\n  %s\n" % address)
+    app.complain("and enter this code:\n\n  %s\n" % printable(code))
+    lifetime, interval = positive(told.get("expires_in"), 600), positive(told.get("interval"), 5)
+    grant = poll_device(app, http, server, client_id, told["device_code"], lifetime, interval)
+    with HeldInterrupts():
+        return complete(grant)
+
+
+def positive(value, default):
+    """Return a server's number where it is one and above zero, else `default`."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e6
+    return value if good else default
+
+
+def poll_device(app, http, server, client_id, device_code, lifetime, interval):
+    """Return the token answer once the person has agreed; raises AuthError."""
+    pairs = [("grant_type", "urn:ietf:params:oauth:grant-type:device_code")]
+    pairs.append(("device_code", device_code))
+    deadline = time.monotonic() + lifetime
+    while True:
+        # 20 % longer than asked: clocks of virtual machines run fast, and slow_down costs 5 s.
+        pause_until = time.monotonic() + min(60, interval * 1.2)
+        while time.monotonic() < min(pause_until, deadline):
+            app.countdown("Waiting for you to enter the code", deadline - time.monotonic())
+            app.sleep(max(0.0, min(0.5, pause_until - time.monotonic())))
+        if time.monotonic() >= deadline:
+            raise AuthError("The code has expired", "Run: podstack auth login --device")
+        try:
+            return request_token(http, server, pairs, client_id)
+        except OAuthError as error:
+            if error.error == "slow_down":
+                interval += 5
+            elif error.error == "expired_token":
+                raise AuthError("The code has expired", "Run: podstack auth login --device")
+            elif error.error != "authorization_pending":
+                raise denial(error)
+        except Unreachable as error:
+            app.debug("poll failed: %s" % error.message)
+            interval *= 2  # RFC 8628 §3.5
+
+
+# -- refresh and revocation
+
+
+def server_of_login(http, login, endpoint, **limits):
+    """Return the AuthServer that a login came from; raises AuthError where it has changed.
+
+    A changed metadata document must not collect refresh tokens.
+    """
+    server = discover(http, endpoint, **limits)
+    if server is None or not login.issuer or server.issuer != login.issuer:
+        now = server.issuer if server else "none"
+        raise AuthError(
+            "%s now names another authorization server: %s" % (endpoint, now),
+            "Sign in again: podstack auth login",
+        )
+    return server
+
+
+def is_due(login, now):
+    return login.expires_at is not None and login.expires_at - now < REFRESH_SKEW
+
+
+def renew_login(settings, http, credential):
+    """Return the Credential with a refreshed login; raises AuthError, Unreachable, LockBusy.
+
+    Any number of processes may do so at once: under the lock the store is read again, and who
+    finds another token there takes it. The new pair is saved before it is used.
+    """
+    endpoint, config, name = settings.get("endpoint"), settings.config, credential.profile.name
+    limits = {"deadline": time.monotonic() + REFRESH_SECONDS, "retries": 0}
+    server = server_of_login(http, credential.login, endpoint, **limits)
+    with config.lock:
+        found = reload_credential(settings, name)
+        if found.token != credential.token or not found.login.refresh_token:
+            return found
+        storage = found.kind
+        prove_storage(settings, name, storage)
+        client_id = found.login.client_id or DEFAULT_CLIENT_ID
+        pairs = [("grant_type", "refresh_token"), ("refresh_token", found.login.refresh_token)]
+        with HeldInterrupts():
+            limits["deadline"] = time.monotonic() + REFRESH_SECONDS
+            try:
+                grant = request_token(http, server, pairs, client_id, **limits)
+            except OAuthError as error:
+                return expired_or_newer(settings, name, found, error)
+            login = login_from_grant(settings.app, grant, server, client_id, endpoint, found.login)
+            try:
+                save_login(settings, name, login, storage)
+            except PodError as error:
+                settings.app.warn("the refreshed login is LOST after this: %s" % error.message)
+            return Credential(login.token, storage, found.origin, found.profile, login)
+
+
+def reload_credential(settings, name):
+    settings.config.reload()
+    found = profile_credential(settings, settings.config.profile(name))
+    if found is None:
+        raise NoLogin()
+    return found
+
+
+def expired_or_newer(settings, name, found, error):
+    """After a refused refresh: only invalid_grant ends a login, and only if nobody renewed it."""
+    if error.error != "invalid_grant":
+        raise Unreachable("The login could not be refreshed: %s" % printable(error.error))
+    newer = reload_credential(settings, name)
+    if newer.login.refresh_token != found.login.refresh_token:
+        return newer
+    raise TokenExpired([found.origin])
+
+
+def fresh_credential(settings, http, credential):
+    """Return `credential`, refreshed where it is due; a token that still serves never waits."""
+    login = credential.login
+    if not login or not login.refresh_token or not is_due(login, settings.app.now()):
+        return credential
+    expired = login.expires_at <= settings.app.now()
+    settings.config.lock.seconds = LOCK_SECONDS if expired else 0
+    try:
+        return renew_login(settings, http, credential)
+    except (Unreachable, LockBusy) as error:
+        if expired:
+            raise
+        settings.app.debug("not refreshed: %s" % error.message)
+        return credential
+    finally:
+        settings.config.lock.seconds = LOCK_SECONDS
+
+
+def revoke_oauth(http, server, login, client_id):
+    """End a login at its authorization server, the refresh token first (RFC 7009 §2.1)."""
+    if not server.has("revocation_endpoint"):
+        raise PodError("This server cannot revoke a login", "Use: podstack auth logout")
+    url = server.endpoint("revocation_endpoint")
+    for hint, token in (("refresh_token", login.refresh_token), ("access_token", login.token)):
+        if token:
+            pairs = [("token", token), ("token_type_hint", hint), ("client_id", client_id)]
+            answer = post_form(http, url, pairs)
+            if answer.status != 200:
+                read_oauth_answer(answer)
+
+
+# == api: the Podstack API, call by call =====================================================
+# Thin methods that take and return plain data, after ../v1 of the endpoint. They attach the token,
+# turn a refusal into the error of its case, and read every page of a list. Nothing here prints,
+# and a user's word never becomes more than one path segment.
+
+POD_ID_PREFIXES = ("pod-", "pod_")
+
+
+def looks_like_id(word):
+    """Tell whether a pod is named by id: `pod-...`, `pod_...` or a UUID."""
+    groups = word.split("-")
+    is_uuid = [len(group) for group in groups] == [8, 4, 4, 4, 12]
+    is_uuid = is_uuid and not "".join(groups).strip("0123456789abcdefABCDEF")
+    return word.startswith(POD_ID_PREFIXES) or is_uuid
+
+
+def unwrap_object(body, name):
+    """Return the object of an answer, bare or wrapped once under its name or `data`."""
+    for key in (name, "data"):
+        if isinstance(body, dict) and isinstance(body.get(key), dict):
+            return body[key]
+    if isinstance(body, dict):
+        return body
+    raise Unreachable("Podstack's answer is not understood (no %s in it)" % name)
+
+
+def unwrap_list(body, name):
+    """Return (rows, pagination) of an answer: bare, or under its name, `data` or `items`."""
+    if isinstance(body, list):
+        return only_objects(body, name), {}
+    for key in ("data", name, "items"):
+        if isinstance(body, dict) and isinstance(body.get(key), list):
+            told = body.get("pagination")
+            return only_objects(body[key], name), told if isinstance(told, dict) else {}
+    raise Unreachable("Podstack's answer is not understood (no %s in it)" % name)
+
+
+def only_objects(rows, name):
+    if all(isinstance(row, dict) for row in rows):
+        return rows
+    raise Unreachable("Podstack's answer is not understood (%s without fields)" % name)
+
+
+def read_error(answer):
+    """Return (code, message, lines for the fields) of an error answer in any of its forms."""
+    body = answer.json()
+    error = body.get("error") if isinstance(body, dict) else None
+    if isinstance(error, str):
+        described = body.get("error_description") or body.get("message")
+        return error, printable(described or error), []
+    if not isinstance(error, dict):
+        return None, None, []
+    fields = []
+    details = error.get("details")
+    for detail in details if isinstance(details, list) else []:
+        if isinstance(detail, dict):
+            fields.append("  %s: %s" % (
+                printable(detail.get("field", "?")), printable(detail.get("message", "?")),
+            ))  # fmt: skip
+    message = error.get("message")
+    return error.get("code"), printable(message) if message else None, fields[:10]
+
+
+def refusal(answer, what, credential, now):
+    """Return the PodError for an answer with status 400 to 499."""
+    code, message, fields = read_error(answer)
+    if answer.status == 401:
+        login = credential.login
+        past = login and login.expires_at is not None and login.expires_at <= now
+        kind = TokenExpired if code == "token_expired" or past else InvalidToken
+        return kind([credential.origin])
+    if answer.status == 403:
+        return PermissionDenied()
+    if answer.status == 402 or code == "insufficient_balance":
+        hint = "See: podstack wallet balance"
+        return PodError("Insufficient wallet balance", hint, fields or [message or ""])
+    if answer.status == 404:
+        return NotFound("%s not found" % what if what else message or "Not found")
+    if not message:
+        import http.client
+
+        name = http.client.responses.get(answer.status, "refused")
+        message = "%s (HTTP %d)" % (name, answer.status)
+    return PodError(message, None, fields)
+
+
+class Api:
+    """The API with the effective token at the effective endpoint, or with those given."""
+
+    def __init__(self, settings, http, credential=None, endpoint=None):
+        self.settings, self.http, self.app = settings, http, settings.app
+        self._credential, self._endpoint = credential, endpoint
+
+    @property
+    def credential(self):
+        """The effective Credential, refreshed first where that is due."""
+        if self._credential is None:
+            found = find_credential(self.settings)
+            self._credential = fresh_credential(self.settings, self.http, found)
+        return self._credential
+
+    def renewed(self):
+        """After an unexpected 401: tell whether there is another token to try, once."""
+        old = self._credential
+        if old.kind == "command":
+            self._credential = command_credential(self.settings, old.profile)
+        elif old.login and old.login.refresh_token and old.profile:
+            self._credential = renew_login(self.settings, self.http, old)
+        return self._credential.token != old.token
+
+    def url(self, path, query=()):
+        """Return the Url of a path below /v1, put together from parsed parts."""
+        url = parse_url(self._endpoint or self.settings.get("endpoint"))
+        asked = encode_query([(k, v) for k, v in query if v is not None])
+        return Url(url.scheme, url.host, url.port, url.path + "/v1" + path, asked)
+
+    def headers(self, in_project=False, **more):
+        headers = {"Authorization": "Bearer " + self.credential.token}
+        project = self.settings.get("project") if in_project else None
+        if project:
+            if not all(" " <= char <= "~" for char in project):
+                project = percent_encode(project)
+            headers["X-Project-ID"] = project
+        headers.update(more)
+        return headers
+
+    def send(self, method, path, query=(), body=None, what=None, in_project=False, raw=None):
+        """Return the good Answer to a call; raises the error of its case.
+
+        `what` names the thing asked for (`pod 'x'`); `raw` is a body as bytes.
+        """
+        url, content = self.url(path, query), raw
+        for turn in (1, 2):
+            headers = self.headers(in_project)
+            if body is not None:
+                content = json_dump(body, True, None).encode("ascii")
+            if content is not None:
+                headers["Content-Type"] = "application/json"
+            answer = self.http.request(method, url, headers, content, redirects=5)
+            if answer.status != 401 or turn == 2 or not self.renewed():
+                break
+        check_service(answer)
+        if answer.status >= 400:
+            raise refusal(answer, what, self.credential, self.app.now())
+        return answer
+
+    def object(self, name, method, path, **options):
+        """Return the object called `name` that a call answers with."""
+        return unwrap_object(self.send(method, path, **options).json(), name)
+
+    def create(self, name, path, body, **options):
+        """Return what a creating POST made; a failure says that it may have been carried out."""
+        try:
+            return self.object(name, "POST", path, body=body, **options)
+        except Unreachable as error:
+            if getattr(error, "sent", True) and not error.message.startswith("Rate limited"):
+                error.details.append(
+                    "It may have been created: check podstack %s list" % name
+                )  # fmt: skip
+            raise
+
+    # -- lists
+
+    def pages(self, name, path, query=(), limit=None, in_project=False):
+        """Yield a list's rows page by page, in order; later pages are fetched in parallel.
+
+        Threads pay only where the round trip is long, so the first page's time decides.
+        """
+        size = min(limit or PAGE_SIZE, PAGE_SIZE)
+
+        def fetch(page):
+            asked = list(query) + [("page", page), ("limit", size)]
+            return unwrap_list(self.send("GET", path, asked, in_project=in_project).json(), name)
+
+        started = time.monotonic()
+        rows, told = fetch(1)
+        is_slow = time.monotonic() - started > 0.015
+        last = page_count(told, len(rows), size)
+        if limit and rows:
+            last = min(last, -(-limit // len(rows)))
+        yield rows[:limit] if limit else rows
+        seen = len(rows)
+        for rows, _ in fetch_pages(fetch, last, PARALLEL_PAGES if is_slow else 1):
+            yield rows[: max(0, limit - seen)] if limit else rows
+            seen += len(rows)
+
+    def every(self, name, path, query=(), in_project=False):
+        """Yield every row of a list."""
+        for rows in self.pages(name, path, query, in_project=in_project):
+            for row in rows:
+                yield row
+
+    # -- account
+
+    def whoami(self):
+        return self.object("user", "GET", "/auth/whoami")
+
+    def token(self):
+        return self.object("token", "GET", "/auth/token")
+
+    def revoke_token(self):
+        self.send("DELETE", "/auth/token")
+
+    # -- projects
+
+    def find_project(self, word):
+        """Return the project with this id or name; raises NotFound."""
+        for project in self.every("projects", "/projects"):
+            if word in (project.get("id"), project.get("name")):
+                return project
+        raise NotFound("project '%s' not found" % word, "See: podstack project list")
+
+    # -- pods
+
+    def pod_by_name(self, name):
+        """Return the one pod with exactly this name; raises NotFound, or PodError naming the ids.
+
+        Compared here, over every page: a server that ignores the filter must not decide.
+        """
+        query = [("name", name)]
+        pods = self.every("pods", "/pods", query, in_project=True)
+        found = [pod for pod in pods if pod.get("name") == name]
+        if not found:
+            raise NotFound("pod '%s' not found" % name, "See: podstack pod list")
+        if len(found) > 1:
+            ids = ", ".join(str(pod.get("id")) for pod in found)
+            raise PodError(
+                "%d pods are named '%s'" % (len(found), name), "Name one by id: %s" % ids
+            )
+        return found[0]
+
+    def on_pod(self, word, act):
+        """Return `act(path, what)` for the pod that a user's word means, by id or by name."""
+        what = "pod '%s'" % word
+        if looks_like_id(word):
+            try:
+                return act("/pods/" + path_segment(word), what)
+            except NotFound:
+                pass
+        pod_id = self.pod_by_name(word).get("id")
+        if not isinstance(pod_id, str):
+            raise Unreachable("Podstack's answer is not understood (a pod without id)")
+        return act("/pods/" + path_segment(pod_id), what)
+
+    def pod(self, word):
+        """Return the pod that a user's word means; by name, the list holds it already."""
+        if not looks_like_id(word):
+            return self.pod_by_name(word)
+        return self.on_pod(word, lambda path, what: self.pod_at(path, what))
+
+    def pod_at(self, path, what):
+        return self.object("pod", "GET", path, what=what, in_project=True)
+
+    def pod_action(self, word, verb, body=None):
+        return self.on_pod(
+            word,
+            lambda path, what: self.object(
+                "pod", "POST", "%s/%s" % (path, verb), body=body, what=what, in_project=True
+            ),
+        )
+
+    def delete_pod(self, word, force):
+        query = [("force", "true")] if force else []
+        self.on_pod(
+            word,
+            lambda path, what: self.send("DELETE", path, query, what=what, in_project=True),
+        )
+
+    def pod_logs(self, word, query, follow):
+        """Yield the text of a pod's log as bytes, as it arrives."""
+
+        def read(path, what):
+            for turn in (1, 2):
+                headers = self.headers(True, Accept="text/plain")
+                url = self.url(path + "/logs", query)
+                stream = self.http.stream(url, headers, None if follow else 120)
+                refused, chunk = next(stream, (None, b""))
+                if refused is None or refused.status != 401 or turn == 2 or not self.renewed():
+                    break
+            if refused is not None:
+                check_service(refused)
+                raise refusal(refused, what, self.credential, self.app.now())
+            return chunk, stream
+
+        chunk, stream = self.on_pod(word, read)
+        yield chunk
+        for _, chunk in stream:
+            yield chunk
+
+
+def page_count(told, rows, size):
+    """Return how many pages a list has, from its pagination object."""
+
+    def number(key):
+        value = told.get(key)
+        return value if isinstance(value, int) and 0 < value < 10**9 else 0
+
+    return number("pages") or -(-number("total") // (number("limit") or rows or size))
+
+
+def fetch_pages(fetch, last, workers):
+    """Yield `fetch(page)` for pages 2 to `last` in order, at most `workers` at a time."""
+    if last < 2:
+        return
+    if workers == 1:
+        for page in range(2, last + 1):
+            yield fetch(page)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting = [pool.submit(fetch, page) for page in range(2, min(last, workers + 1) + 1)]
+        for page in range(2, last + 1):
+            rows = waiting.pop(0).result()
+            if page + workers <= last:
+                waiting.append(pool.submit(fetch, page + workers))
+            yield rows
+    finally:
+        pool.shutdown(wait=False)  # so that Ctrl-C does not wait for eight slow answers
+
+
+# -- the way into a pod
+
+
+class SshTarget:
+    """Where a pod's sshd listens: plain `host`, `user` (or None) and `port`, as text."""
+
+    __slots__ = ("host", "user", "port")
+
+    def __init__(self, host, user, port):
+        self.host, self.user, self.port = host, user, port
+
+
+def parse_ssh_command(text):
+    """Return the SshTarget of a pod's `ssh_command`; raises PodError.
+
+    Of that text only a host, a user and a port are taken, and only in plain letters: it comes from
+    the service, and an option in it (-oProxyCommand=...) would run a program here.
+    """
+    refused = PodError("The pod's ssh_command is not one that is followed: %s" % printable(text))
+    words = text.split(" ") if isinstance(text, str) and is_token(text.replace(" ", "")) else []
+    if len(words) not in (2, 4) or words[0] != "ssh":
+        raise refused
+    port = "22"
+    if len(words) == 4:
+        at = 1 if words[1] == "-p" else 2
+        if words[at] != "-p":
+            raise refused
+        port = words[at + 1]
+        words = words[:at] + words[at + 2 :]
+    user, mark, host = words[1].rpartition("@")
+    try:
+        host, _ = split_authority("[%s]" % host if ":" in host else host, 22)
+        if not is_digits(port) or not 0 < int(port[:6]) < 65536:
+            raise ValueError(port)
+    except ValueError:
+        raise refused
+    letters = NAME_LETTERS + "._-"
+    if (mark and not user) or user.strip(letters) or user.startswith("-"):
+        raise refused
+    return SshTarget(host, user or None, port)
+
+
+class Context:
+    """What a command gets: the app, its options, the settings, and the API on demand."""
+
+    def __init__(self, app, options):
+        self.app, self.options = app, options
+        self.settings = Settings(app, options)
+        self._http = self._api = None
+
+    @property
+    def config(self):
+        return self.settings.config
+
+    @property
+    def http(self):
+        if self._http is None:
+            settings = self.settings
+            self._http = Http(self.app, settings.get("timeout"), settings.get("ca_bundle"))
+        return self._http
+
+    @property
+    def api(self):
+        if self._api is None:
+            self._api = Api(self.settings, self.http)
+        return self._api
+
+    def confirm(self, question, flag="--yes"):
+        """Return when the user agrees, or has agreed beforehand (--yes, `cli.confirm: false`)."""
+        if self.settings.get("confirm"):
+            self.app.confirm(question, flag)
+
+
+# == commands: what the user types ===========================================================
+# Each command is declared once, above its handler: words, help, arguments, examples. A handler
+# reads its options, decides, does one or two things and says what changed. Answers go to stdout,
+# everything else to stderr; no handler opens a file, a connection or a process by itself.
+
+COMMANDS = {}
+GROUPS = (
+    ("auth", "Sign in, sign out, look at the token"),
+    ("project", "List, choose and create projects"),
+    ("pod", "Create pods and work in them"),
+    ("gpu", "See what GPUs there are"),
+    ("wallet", "See the balance"),
+    ("config", "Settings and profiles"),
+)
+
+
+class Argument:
+    """An option: `names`, `metavar` (None: it takes no value), and how its value is read.
+
+    `read` turns the text into the value or raises ValueError with what is accepted.
+    """
+
+    __slots__ = ("names", "dest", "metavar", "help", "read", "default", "required", "repeats",
+                 "choices", "complete")  # fmt: skip
+
+    def __init__(self, names, metavar, help, read=str, default=None, required=False, repeats=False,
+                 choices=(), complete=None):  # fmt: skip
+        self.names = names.split()
+        self.dest = self.names[-1].lstrip("-").replace("-", "_")
+        self.metavar, self.help, self.required, self.repeats = metavar, help, required, repeats
+        self.choices, self.complete = choices, complete
+        self.read = one_of(*choices) if choices else read
+        self.default = False if metavar is None else default
+
+    @property
+    def first_value(self):
+        return [] if self.repeats else self.default
+
+
+class Operand:
+    """A word that a command takes: `count` is 1, `?` (maybe), `+` (some) or `--` (after a --)."""
+
+    __slots__ = ("name", "help", "count", "complete", "dest")
+
+    def __init__(self, name, help, count="1", complete=None, dest=None):
+        self.name, self.help, self.count, self.complete = name, help, count, complete
+        self.dest = dest or name.lower()
+
+
+class Command:
+    """One command: its `words`, `help`, `arguments`, `operands`, `examples` and `handler`."""
+
+    __slots__ = ("words", "help", "arguments", "operands", "examples", "handler")
+
+    def __init__(self, words, help, arguments, operands, examples, handler):
+        self.words, self.help, self.arguments = words, help, arguments
+        self.operands, self.examples, self.handler = operands, examples, handler
+
+
+def command(words, help, *parts, examples):
+    """Declare the function below as the handler of a command; its docstring is the long help."""
+
+    def declare(handler):
+        arguments = [part for part in parts if isinstance(part, Argument)]
+        operands = [part for part in parts if isinstance(part, Operand)]
+        path = tuple(words.split())
+        COMMANDS[path] = Command(path, help, arguments, operands, examples, handler)
+        return handler
+
+    return declare
+
+
+def flag(names, help):
+    return Argument(names, None, help)
+
+
+def option(names, metavar, help, **more):
+    return Argument(names, metavar, help, **more)
+
+
+def repeated(names, metavar, help, read=str):
+    return Argument(names, metavar, help, read, repeats=True)
+
+
+def whole_number(text):
+    if not is_digits(text) or not 0 < int(text[:10]) < 10**9:
+        raise ValueError("a whole number above 0")
+    return int(text)
+
+
+def port_number(text):
+    if not is_digits(text) or not 0 < int(text[:6]) < 65536:
+        raise ValueError("a port from 1 to 65535")
+    return int(text)
+
+
+GLOBAL_OPTIONS = (
+    option("--profile", "NAME", "use this profile", complete="profiles"),
+    option("--project", "NAME", "work in this project", complete="projects"),
+    option("-o --output", "FORM", "how to print: table, wide, json, yaml", choices=OUTPUTS),
+    flag("-q --quiet", "no progress or hints; ids alone for lists"),
+    flag("-y --yes", "answer every question with yes"),
+    flag("--debug", "show requests and tracebacks (never secrets)"),
+    flag("--no-color", "no colour"),
+    flag("-h --help", "show this help"),
+    flag("--version", "show the version"),
+)
+WAIT_OPTIONS = (
+    flag("--wait", "wait until it is done"),
+    option("--timeout", "S", "how long to wait (%d)" % WAIT_SECONDS, read=read_seconds,
+           default=float(WAIT_SECONDS)),
+)  # fmt: skip
+POD = Operand("NAME", "the pod's name or id", complete="pods")
+PODS = Operand("NAME", "the pods' names or ids", "+", "pods")
+
+
+# -- printing
+
+
+def chosen_output(cx, explicit_only=False):
+    """Return the output format; commands with fixed lines change form only for an explicit -o."""
+    if explicit_only:
+        return SETTINGS["output"].read(cx.options.output or "table")
+    return cx.settings.get("output")
+
+
+def print_data(cx, value, form):
+    """Print a value as JSON or YAML."""
+    if form == "json":
+        cx.app.out(json_dump(value, not is_unicode(cx.app.stdout)))
+        return
+    try:
+        cx.app.write(yaml_dump(value))
+    except ValueError as error:
+        raise PodError("The answer cannot be written as YAML: %s" % error, "Use: -o json")
+
+
+def is_unicode(stream):
+    return (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
+
+
+def print_rows(cx, pages, columns, wide=()):
+    """Print a list that arrives page by page: a table, ids alone, or JSON or YAML as it comes."""
+    form = chosen_output(cx)
+    if cx.options.quiet and form in ("table", "wide"):
+        for rows in pages:
+            for row in rows:
+                cx.app.out(printable(row.get("id", row.get("name", "-"))))
+    elif form in ("json", "yaml"):
+        print_streamed(cx, pages, form)
+    else:
+        columns = columns + (wide if form == "wide" else ())
+        names = [name for name, _ in columns]
+        started, cells = time.monotonic(), []
+        for rows in pages:
+            cells += [[show(row) for _, show in columns] for row in rows]
+            if time.monotonic() - started > 1:
+                cx.app.countup("Reading", len(cells))
+        for line in table_lines(names, cells, 0 if form == "wide" else cx.app.columns):
+            cx.app.out(line)
+
+
+def print_streamed(cx, pages, form):
+    """Print the rows of a list as one bare array without ever holding more than a page."""
+    empty = True
+    for rows in pages:
+        for row in rows:
+            if form == "yaml":
+                print_data(cx, [row], form)
+            else:
+                text = json_dump([row], not is_unicode(cx.app.stdout))
+                cx.app.write(("[\n" if empty else ",\n") + text[2:-2])
+            empty = False
+    if empty:
+        cx.app.out("[]")
+    elif form == "json":
+        cx.app.out("\n]")
+
+
+def print_object(cx, value, lines):
+    """Print one object: `lines` are (label, text) for a reader, JSON and YAML hold all of it."""
+    form = chosen_output(cx)
+    if form in ("json", "yaml"):
+        print_data(cx, value, form)
+        return
+    width = max(len(label) for label, _ in lines) + 2
+    for label, text in lines:
+        cx.app.out("%s%s" % ((label + ":").ljust(width), printable(text)))
+
+
+def field(name, default="-"):
+    """Return a function that shows a field of a row as text."""
+
+    def show(row):
+        value = row.get(name)
+        return default if value is None or value == "" else str(value)
+
+    return show
+
+
+def date_of(name):
+    return lambda row: format_date(row.get(name))
+
+
+def gpu_of(pod):
+    if not pod.get("gpu_type"):
+        return "-"
+    return "%s x%s" % (pod["gpu_type"], pod.get("gpu_count") or 1)
+
+
+def size_of(name, unit):
+    return lambda row: "-" if row.get(name) is None else "%s %s" % (row[name], unit)
+
+
+def expiry_words(text, now):
+    """Return `2024-12-31 (in 12 days)`, or `never`."""
+    if text is None:
+        return "never"
+    at = time_or_none(text)
+    return str(text) if at is None else "%s (%s)" % (format_date(text), distance(at - now))
+
+
+# -- auth
+
+
+@command(
+    "auth login",
+    "Sign in",
+    option("--token", "T", "store this API token (- reads it from stdin)"),
+    flag("--device", "sign in with a code on another device"),
+    flag("--browser", "sign in with a browser on this machine"),
+    flag("--no-browser", "only print the address to open"),
+    option("--callback-port", "N", "listen for the browser on this port", read=port_number,
+           default=0),
+    option("--timeout", "S", "how long to wait for the browser (%d)" % LOGIN_SECONDS,
+           read=read_seconds, default=float(LOGIN_SECONDS)),
+    flag("--use-keyring", "keep the login in the system's keychain"),
+    flag("--no-keyring", "keep the login in the config file"),
+    flag("--no-verify", "store the token without checking it"),
+    examples=(
+        ("podstack auth login", "in the browser"),
+        ("podstack auth login --token YOUR_API_TOKEN", "with an API token"),
+        ("podstack --profile work auth login", "a second account"),
+    ),
+)  # fmt: skip
+def auth_login(cx, args):
+    """Sign in through the browser, with a code on another device, or with an API token.
+
+    The login is kept in ~/.podstack/config.yaml (0600), on macOS in the Keychain.
+    """
+    app, settings = cx.app, cx.settings
+    cx.config.require()
+    profile = settings.profile(create=True)
+    storage = chosen_storage(settings, args)
+    endpoint = settings.get("endpoint")
+    if args.token is not None:
+        return login_with_token(cx, profile, storage, endpoint, read_token(app, args.token))
+    server = discover(cx.http, endpoint)
+    way = choose_way(args, server, Surroundings.of(app))
+    if way == "prompt":
+        app.complain("This server has no browser login.")
+        app.complain("Make an API token in the dashboard: %s" % DASHBOARD_TOKENS)
+        token = app.guard(app.ask_secret("API token: ").strip())
+        return login_with_token(cx, profile, storage, endpoint, token)
+    prove_storage(settings, profile.name, storage)
+    client_id = settings.get("client_id")
+
+    def complete(grant):
+        login = login_from_grant(app, grant, server, client_id, endpoint)
+        return finish_login(cx, profile, storage, login)
+
+    if way == "device":
+        return sign_in_by_device(app, cx.http, server, client_id, complete)
+    return sign_in_by_browser(app, cx.http, server, client_id, args, way == "browser", complete)
+
+
+def read_token(app, text):
+    """Return the token that --token names: its text, or the first line of stdin for `-`."""
+    if text == "-":
+        text = app.stdin.readline() if app.stdin else ""
+    text = text.strip()
+    app.guard(text)
+    if not is_token(text):
+        raise UsageError(
+            "--token must be one line of visible ASCII" if text else "--token is empty",
+            "Generate a token in the dashboard (%s)" % DASHBOARD_TOKENS,
+        )
+    return text
+
+
+def login_with_token(cx, profile, storage, endpoint, token):
+    """Check a token with the server and store it; with --no-verify it is stored unchecked."""
+    login = Login(token=token, endpoint=endpoint)
+    if not is_token(token):
+        raise UsageError("That is not a token", "Generate one: %s" % DASHBOARD_TOKENS)
+    if cx.options.no_verify:
+        return record_login(cx, profile, storage, login, None)
+    return finish_login(cx, profile, storage, login)
+
+
+def finish_login(cx, profile, storage, login):
+    """Ask the server whose login this is, then store it; OAuth logins are stored in any case."""
+    credential = Credential(login.token, "login", "Token just given", None, login)
+    from_oauth = login.issuer is not None
+    try:
+        user = Api(cx.settings, cx.http, credential).whoami()
+    except (Denied, NotFound) as error:
+        cx.app.warn("the token could not be verified: %s" % error.message)
+        user = None
+    except Unreachable as error:
+        if not from_oauth:
+            raise Unreachable(
+                "Could not verify the token: %s" % error.message,
+                "Store it unchecked: podstack auth login --token T --no-verify",
+            )
+        cx.app.warn("the login could not be verified: %s" % error.message)
+        user = None
+    return record_login(cx, profile, storage, login, user)
+
+
+def record_login(cx, profile, storage, login, user):
+    """Store a login and say who, which profile, where, and what overrides it."""
+    app, settings = cx.app, cx.settings
+    earlier, was_signed_in = profile.get("email"), profile.holds_login
+    if user:
+        token = user.get("token") if isinstance(user.get("token"), dict) else {}
+        login.email = user["email"] if isinstance(user.get("email"), str) else None
+        stated = token.get("expires_at")
+        if login.expires is None and time_or_none(stated) is not None:
+            login.expires = stated
+    save_login(settings, profile.name, login, storage)
+    place = "the keyring" if storage == "keyring" else settings.path
+    who = printable(login.email) if login.email else "a user that was not verified"
+    if was_signed_in:
+        app.say("Replaced the login of %s" % (printable(earlier) if earlier else "this profile"))
+    app.say("Signed in as %s" % who)
+    app.say("Profile '%s': token stored in %s" % (profile.name, place))
+    if app.env("PODSTACK_API_TOKEN"):
+        app.say("PODSTACK_API_TOKEN is set and overrides this login: unset it to use the login")
+    if cx.config.profile(profile.name).get("token_command"):
+        app.say("This profile's token still comes from its token_command")
+
+
+@command(
+    "auth status",
+    "Show who you are signed in as",
+    examples=(
+        ("podstack auth status", "who, which account, until when"),
+        ("podstack auth status -o json", "for a script"),
+    ),
+)
+def auth_status(cx, args):
+    """Check the token with the server and show whose it is and when it expires."""
+    form = chosen_output(cx, explicit_only=True)
+    try:
+        user = cx.api.whoami()
+    except PodError as error:
+        if form in ("json", "yaml") and isinstance(error, AuthError):
+            facts = {"authenticated": False, "reason": error.message}
+            print_data(cx, facts, form)
+        if isinstance(error, Unreachable):
+            why = error.message
+            raise Unreachable("Could not verify: %s" % why, error.hint, error.details)
+        raise
+    token = user.get("token") if isinstance(user.get("token"), dict) else {}
+    if form in ("json", "yaml"):
+        print_data(cx, status_facts(cx, user, token), form)
+        return
+    cx.app.out("Authenticated as: %s" % printable(user.get("email") or "-"))
+    cx.app.out("Account ID: %s" % printable(user.get("account_id") or "-"))
+    expires = token.get("expires_at")
+    cx.app.out("Token expires: %s" % printable(format_date(expires, "never")))
+    if cx.api.credential.kind == "environment":
+        cx.app.say("The token is from PODSTACK_API_TOKEN")
+
+
+def status_facts(cx, user, token):
+    credential = cx.api.credential
+    profile = credential.profile or cx.settings.profile()
+    return {
+        "authenticated": True,
+        "email": user.get("email"),
+        "account_id": user.get("account_id"),
+        "expires_at": token.get("expires_at"),
+        "profile": profile.name,
+        "endpoint": cx.settings.get("endpoint"),
+        "token_source": credential.kind,
+        "token_type": token.get("type"),
+    }
+
+
+@command(
+    "auth whoami",
+    "Print your e-mail address",
+    examples=(("podstack auth whoami", "the address alone"),),
+)
+def auth_whoami(cx, args):
+    """Print the e-mail address that the token belongs to."""
+    user = cx.api.whoami()
+    form = chosen_output(cx, explicit_only=True)
+    if form in ("json", "yaml"):
+        print_data(cx, user, form)
+    else:
+        cx.app.out(printable(user.get("email") or "-"))
+
+
+@command(
+    "auth token-info",
+    "Show what the token is and may do",
+    examples=(("podstack auth token-info", "type, scopes, expiry; never the token"),),
+)
+def auth_token_info(cx, args):
+    """Show the token's type, name, scopes, age and expiry; never the token itself."""
+    token = cx.api.token()
+    source = cx.api.credential.kind
+    scopes = token.get("scopes")
+    prefix = token.get("prefix")
+    lines = [
+        ("Type", field("type")(token)),
+        ("Name", field("name")(token)),
+        ("Token", "%s****" % prefix if prefix else mask(cx.api.credential.token)),
+        ("Scopes", ", ".join(map(str, scopes)) if isinstance(scopes, list) and scopes else "-"),
+        ("Created", format_date(token.get("created_at"))),
+        ("Last used", format_date(token.get("last_used_at"), "never")),
+        ("Expires", expiry_words(token.get("expires_at"), cx.app.now())),
+        ("Source", cx.api.credential.origin.replace("Token from ", "")),
+    ]
+    print_object(cx, dict(token, token_source=source), lines)
+
+
+@command(
+    "auth token",
+    "Print the token, for scripts",
+    examples=(('curl -H "Authorization: Bearer $(podstack auth token)" ...', "in a script"),),
+)
+def auth_token(cx, args):
+    """Print the effective token alone, refreshed first when it is due."""
+    found = find_credential(cx.settings)
+    if found.login and found.login.refresh_token and is_due(found.login, cx.app.now()):
+        found = fresh_credential(cx.settings, cx.http, found)
+    login = found.login
+    if login and login.expires_at is not None and login.expires_at <= cx.app.now():
+        raise TokenExpired([found.origin])
+    form = chosen_output(cx, explicit_only=True)
+    if form in ("json", "yaml"):
+        print_data(cx, {"token": found.token}, form)
+    else:
+        cx.app.out(found.token)
+
+
+@command(
+    "auth refresh",
+    "Renew the stored login",
+    examples=(("podstack auth refresh", "a new access token, now"),),
+)
+def auth_refresh(cx, args):
+    """Exchange the stored refresh token for a new login."""
+    profile = cx.settings.profile()
+    cx.config.require()
+    stored = profile_credential(cx.settings, profile) if profile.holds_login else None
+    if stored is None or not stored.login:
+        raise NoLogin()
+    if not stored.login.refresh_token:
+        raise PodError(
+            "This token cannot be refreshed",
+            "Generate a new token in the dashboard (%s), or run: podstack auth login"
+            % DASHBOARD_TOKENS,
+        )
+    login = renew_login(cx.settings, cx.http, stored).login
+    cx.app.say("Token refreshed")
+    cx.app.out("Token expires: %s" % format_date(login.expires, "never"))
+
+
+@command(
+    "auth revoke",
+    "End the token at the server",
+    examples=(("podstack auth revoke --yes", "then sign in again"),),
+)
+def auth_revoke(cx, args):
+    """End the effective token at the server, then forget it here."""
+    credential = find_credential(cx.settings)
+    if credential.kind == "command":
+        raise PodError("A token from token_command is not ours to revoke", "Revoke it there")
+    cx.confirm("Revoke the token (%s)?" % credential.origin)
+    revoke_credential(cx, credential, cx.settings.get("endpoint"))
+    if credential.kind != "environment":
+        forget_login(cx.settings, credential.profile.name)
+    cx.app.say("Token revoked")
+    if credential.kind == "environment":
+        cx.app.say("PODSTACK_API_TOKEN still holds it: unset it")
+    cx.app.say("Sign in again: podstack auth login")
+
+
+def revoke_credential(cx, credential, endpoint):
+    """End a token at its server; a 401 means that it was dead already."""
+    login = credential.login
+    if login and login.refresh_token:
+        server = server_of_login(cx.http, login, endpoint)
+        revoke_oauth(cx.http, server, login, login.client_id or DEFAULT_CLIENT_ID)
+        return
+    try:
+        Api(cx.settings, cx.http, credential, endpoint).revoke_token()
+    except AuthError:
+        cx.app.say("The token was dead already")
+
+
+@command(
+    "auth logout",
+    "Forget the stored login",
+    flag("--all", "of every profile"),
+    flag("--revoke", "end it at the server first"),
+    examples=(
+        ("podstack auth logout", "project and settings stay"),
+        ("podstack auth logout --all --revoke", "leave nothing valid behind"),
+    ),
+)
+def auth_logout(cx, args):
+    """Remove the stored login from the config file and the keychain."""
+    app, settings = cx.app, cx.settings
+    config = cx.config.require()
+    names = config.profile_names() if args.all else [settings.profile().name]
+    failed = []
+    for name in names:
+        try:
+            if args.revoke:
+                revoke_stored(cx, config.profile(name))
+            gone = forget_login(settings, name)
+            app.say("Logged out of profile '%s'" % name if gone else
+                    "Profile '%s' was not signed in" % name)  # fmt: skip
+        except PodError as error:
+            if not args.all and not args.revoke:
+                raise
+            failed.append(name)
+            app.complain("Profile '%s' stays signed in: %s" % (name, error.message))
+        if config.profile(name).get("token_command"):
+            app.say("Its token_command still gives a token")
+    if app.env("PODSTACK_API_TOKEN"):
+        app.say("PODSTACK_API_TOKEN is set and still authenticates: unset it")
+    if failed:
+        raise PodError("Not logged out: %s" % ", ".join(failed), "Try again without --revoke")
+
+
+def revoke_stored(cx, profile):
+    """End a profile's stored login at the endpoint that it belongs to."""
+    login = load_login(cx.settings, profile)
+    if login is None:
+        return
+    endpoint = token_endpoint(cx.settings, profile, login)
+    revoke_credential(cx, Credential(login.token, "file", "", profile, login), endpoint)
+
+
+@command(
+    "auth list",
+    "List the profiles and their logins",
+    examples=(("podstack auth list", "from the config file alone"),),
+)
+def auth_list(cx, args):
+    """List every profile: who, project, endpoint, where the login is kept, until when."""
+    config = cx.config.require()
+    active = cx.settings.profile_choice().value
+    rows = []
+    for name in config.profile_names():
+        profile = config.profile(name)
+        kept = "keyring" if profile.in_keychain else "file" if profile.get("token") else None
+        kept = "command" if profile.get("token_command") else kept
+        login = Login(endpoint=profile.get("endpoint"))
+        rows.append(
+            {
+                "name": name,
+                "active": name == active,
+                "email": profile.get("email"),
+                "project": profile.get("project"),
+                "endpoint": token_endpoint(cx.settings, profile, login),
+                "storage": kept,
+                "expires_at": profile.get("expires"),
+            }
+        )
+    columns = (
+        ("NAME", field("name")),
+        ("ACTIVE", lambda row: "*" if row["active"] else ""),
+        ("EMAIL", field("email")),
+        ("PROJECT", field("project")),
+        ("ENDPOINT", field("endpoint")),
+        ("STORAGE", field("storage")),
+        ("EXPIRES", date_of("expires_at")),
+    )
+    print_rows(cx, [rows], columns)
+
+
+# -- auth doctor
+
+
+class Findings:
+    """The lines of `auth doctor`: (check, status, detail, fix)."""
+
+    def __init__(self):
+        self.rows = []
+
+    def add(self, check, status, detail, fix=None):
+        row = {"check": check, "status": status, "detail": printable(detail), "fix": fix}
+        self.rows.append(row)
+
+    def ok(self, check, detail):
+        self.add(check, "ok", detail)
+
+    def failed(self, check, error):
+        self.add(check, "fail", error.message, error.hint)
+
+
+@command(
+    "auth doctor",
+    "Find out what keeps you from signing in",
+    examples=(("podstack auth doctor", "each line ok, warn or fail, with its remedy"),),
+)
+def auth_doctor(cx, args):
+    """Check the file, the keychain, the endpoint and the token, and where each value comes from."""
+    findings = Findings()
+    config = check_config(cx, findings)
+    if config:
+        check_values(cx, findings)
+        check_keychain(cx, findings)
+    if check_endpoint(cx, findings):
+        check_credential(cx, findings)
+    form = chosen_output(cx, explicit_only=True)
+    if form in ("json", "yaml"):
+        print_data(cx, findings.rows, form)
+    else:
+        for row in findings.rows:
+            cx.app.out("%-4s  %-9s  %s" % (row["status"], row["check"], row["detail"]))
+            if row["fix"]:
+                cx.app.out("%17s-> %s" % ("", printable(row["fix"])))
+    if any(row["status"] == "fail" for row in findings.rows):
+        raise PodError("Something needs mending")
+
+
+def check_config(cx, findings):
+    """Add the config file's findings; False where it cannot be used."""
+    try:
+        path = cx.settings.path
+        config = cx.config.require()
+        for name in config.profile_names():
+            config.profile(name)
+    except PodError as error:
+        findings.failed("file", error)
+        return False
+    if config.stat is None:
+        findings.ok("file", "%s does not exist yet" % path)
+    elif config.is_open_to_others and "token" in config.text:
+        findings.add("file", "warn", "%s can be read by others" % path, "chmod 600 %s" % path)
+    else:
+        mode = stat.S_IMODE(config.stat.st_mode)
+        findings.ok("file", "%s (mode %03o, uid %d)" % (path, mode, config.stat.st_uid))
+    started = time.monotonic()
+    try:
+        config.lock.seconds = 2
+        with config.lock:
+            held = config.lock.held
+        spent = "%.0f ms" % ((time.monotonic() - started) * 1000)
+        findings.add("lock", "ok" if held else "warn",
+                     spent if held else "this file system has no locks")  # fmt: skip
+    except PodError as error:
+        findings.failed("lock", error)
+    return True
+
+
+def check_values(cx, findings):
+    """Add where each value comes from, and what it shadows."""
+    chosen = cx.settings.profile_choice()
+    findings.ok("profile", "%s (%s)" % (chosen.value, chosen.origin))
+    for name in SETTINGS:
+        try:
+            found = list(cx.settings.candidates(name))
+        except PodError as error:
+            findings.failed(name, error)
+            continue
+        if not found:
+            continue
+        shadowed = [value.origin for value in found[1:] if value.kind != "default"]
+        detail = "%s (%s)" % (found[0].text, found[0].origin)
+        if shadowed:
+            detail += ", shadows %s" % ", ".join(shadowed)
+        findings.ok(name, detail)
+
+
+def check_keychain(cx, findings):
+    """Add whether the keychain answers, where this profile uses it."""
+    try:
+        if (cx.settings.get("storage") or default_storage(cx.app)) != "keyring":
+            return
+        started = time.monotonic()
+        open_keychain(cx.app).read(keychain_account(cx.settings, cx.settings.profile().name))
+        findings.ok("keyring", "%.0f ms" % ((time.monotonic() - started) * 1000))
+    except PodError as error:
+        findings.failed("keyring", error)
+
+
+def check_endpoint(cx, findings):
+    """Add whether the endpoint answers, over what, and whether the clocks agree."""
+    try:
+        url = parse_url(cx.settings.get("endpoint"))
+        proxy = cx.http.proxy_for(url)
+        started = time.monotonic()
+        answer = cx.http.request("GET", url, retries=0)
+    except TransportFailure as error:
+        findings.add("network", "fail", error.reason, "Check HTTPS_PROXY")
+        return False
+    except PodError as error:
+        findings.failed("network", error)
+        return False
+    way = "through proxy %s:%d" % proxy[:2] if proxy else "directly"
+    trust = cx.settings.find("ca_bundle")
+    trusted = " trusting %s" % trust.value if trust else ""
+    spent = (time.monotonic() - started) * 1000
+    findings.ok("network", "%s %s%s, %.0f ms" % (url.origin, way, trusted, spent))
+    check_clock(cx, findings, answer)
+    return True
+
+
+def check_clock(cx, findings, answer):
+    from email.utils import parsedate_to_datetime
+
+    try:
+        skew = cx.app.now() - parsedate_to_datetime(answer.headers["date"]).timestamp()
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
+        return
+    if abs(skew) > REFRESH_SKEW:
+        fast = "ahead of" if skew > 0 else "behind"
+        detail = "%d s %s the server's" % (abs(skew), fast)
+        findings.add("clock", "warn", detail, "Set this machine's clock: timedatectl set-ntp true")
+    else:
+        findings.ok("clock", "agrees with the server's")
+
+
+def check_credential(cx, findings):
+    """Add where the token comes from, and whether it serves and until when."""
+    try:
+        token = cx.api.token()
+        origin = cx.api.credential.origin.replace("Token from ", "from ")
+        expires = expiry_words(token.get("expires_at"), cx.app.now())
+        created = format_date(token.get("created_at"))
+        findings.ok("token", "%s, created %s, expires %s" % (origin, created, expires))
+    except PodError as error:
+        findings.failed("token", error)
+
+
+# -- config
+
+
+PROFILE_KEYS = {".".join(keys): name for name, keys in PROFILE_FIELDS.items()}
+GENERAL_KEYS = {
+    "profile": None,
+    "defaults.output": "output",
+    "api.timeout": "timeout",
+    "api.ca_bundle": "ca_bundle",
+    "cli.color": "color",
+    "cli.confirm": "confirm",
+}
+SETTABLE = (
+    "defaults.project", "defaults.gpu_type", "api.endpoint", "api.client_id", "auth.storage",
+    "auth.token_command",
+) + tuple(GENERAL_KEYS)  # fmt: skip
+READABLE = SETTABLE + ("auth.expires", "auth.endpoint", "auth.issuer", "auth.email")
+TOKEN_KEYS = ("auth.token", "auth.refresh_token")
+FIELD_SETTINGS = {"defaults.project": "project", "defaults.gpu_type": "gpu_type",
+                  "api.endpoint": "endpoint", "api.client_id": "client_id",
+                  "auth.storage": "storage"}  # fmt: skip
+KEY = Operand("KEY", "a key such as defaults.project or profiles.work.project", complete="keys")
+
+
+class Key:
+    """A dotted key: the `profile` that it names (None: the active one) and its `name`."""
+
+    def __init__(self, text, accepted):
+        self.text, self.profile, self.name = text, None, text
+        parts = text.split(".")
+        if parts[0] == "profiles" and len(parts) > 2:
+            check_profile_name(parts[1])
+            self.profile, self.name = parts[1], ".".join(parts[2:])
+            self.name = ".".join(PROFILE_FIELDS.get(self.name, (self.name,)))
+        if self.name in TOKEN_KEYS:
+            hint = "To print it: podstack auth token. To set it: podstack auth login --token -"
+            raise UsageError("The token is neither shown nor set here", hint)
+        known = [key for key in accepted if self.profile is None or key in PROFILE_KEYS]
+        if self.name not in known:
+            guess = did_you_mean(self.name, known)
+            raise UsageError("Unknown key '%s'%s" % (text, guess), "Keys: %s" % ", ".join(known))
+
+    @property
+    def setting(self):
+        """The Setting that gives its effective value, or None."""
+        return SETTINGS.get(FIELD_SETTINGS.get(self.name) or GENERAL_KEYS.get(self.name))
+
+    def path(self, config, active):
+        """Return the key path where it stands, or would be written."""
+        if self.name not in PROFILE_KEYS:
+            return tuple(self.name.split("."))
+        return config.profile(self.profile or active).key_of(PROFILE_KEYS[self.name])
+
+
+def active_name(cx):
+    return cx.settings.profile(create=True).name
+
+
+@command(
+    "config show",
+    "Show the config file, tokens masked",
+    examples=(("podstack config show", "what the file says"),),
+)
+def config_show(cx, args):
+    """Show the whole config file with its tokens masked."""
+    form = chosen_output(cx, explicit_only=True)
+    data = masked(cx.config.require().data)
+    if form == "json":
+        print_data(cx, data, form)
+    elif data:
+        cx.app.write(printable_lines(yaml_dump(data)))
+
+
+def printable_lines(text):
+    return "".join(printable(line) + "\n" for line in text.splitlines())
+
+
+def masked(value, name=None):
+    """Return config data with every token masked."""
+    if isinstance(value, dict):
+        return {key: masked(inner, key) for key, inner in value.items()}
+    if name in SECRET_FIELDS and value is not None:
+        return mask(value) if isinstance(value, str) else "****"
+    return value
+
+
+@command(
+    "config get",
+    "Print the effective value of a key",
+    KEY,
+    examples=(("podstack config get defaults.project", "the value in effect"),),
+)
+def config_get(cx, args):
+    """Print a key's effective value, wherever it comes from; exit 6 when there is none."""
+    key = Key(args.key, READABLE)
+    if key.name == "profile" and key.profile is None:
+        value = cx.settings.profile_choice().text
+    elif key.setting and key.profile is None:
+        found = cx.settings.find(key.setting.name)
+        value = found and found.text
+    else:
+        config = cx.config.require()
+        value = config.text_at(key.path(config, cx.settings.profile_choice().value))
+    if value is None:
+        raise NotFound("%s is not set" % args.key)
+    form = chosen_output(cx, explicit_only=True)
+    if form in ("json", "yaml"):
+        print_data(cx, value, form)
+    else:
+        cx.app.out(printable(value if isinstance(value, str) else json_dump(value, indent=None)))
+
+
+@command(
+    "config set",
+    "Set a key in the config file",
+    KEY,
+    Operand("VALUE", "its value"),
+    examples=(
+        ("podstack config set defaults.output json", "for every command"),
+        ("podstack config set profiles.work.project work-project", "for one profile"),
+    ),
+)
+def config_set(cx, args):
+    """Set a key; a profile that it names is created."""
+    key = Key(args.key, SETTABLE)
+    value = args.value
+    try:
+        if key.name == "profile":
+            return switch_profile(cx, value)
+        if not value or any(ord(char) < 32 for char in value):
+            raise ValueError("plain text")
+        if key.setting:
+            key.setting.read(value)
+    except ValueError as error:
+        raise UsageError("%s must be %s, not '%s'" % (args.key, error, value))
+    name = active_name(cx)
+    cx.config.edit(lambda config: [(key.path(config, name), value)])
+    cx.app.say("%s set to %s in %s" % (args.key, printable(value), cx.settings.path))
+
+
+@command(
+    "config unset",
+    "Remove a key from the config file",
+    KEY,
+    examples=(("podstack config unset defaults.project", "back to the default"),),
+)
+def config_unset(cx, args):
+    """Remove a key; no error where it is not set."""
+    key = Key(args.key, SETTABLE)
+    name = active_name(cx)
+    cx.config.edit(lambda config: [(key.path(config, name), None)])
+    cx.app.say("%s removed from %s" % (args.key, cx.settings.path))
+
+
+@command(
+    "config reset",
+    "Remove every setting, keep the logins",
+    examples=(("podstack config reset --yes", "without a question"),),
+)
+def config_reset(cx, args):
+    """Remove all settings of the config file; logins stay."""
+    cx.config.require()
+    cx.confirm("Remove every setting in %s (logins stay)?" % cx.settings.path)
+    cx.config.edit(reset_plan)
+    cx.app.say("Settings removed; logins kept (podstack auth logout removes those)")
+
+
+def reset_plan(config):
+    """Return the changes that leave the logins and what they need (endpoint, client id)."""
+    keys = [("profile",), ("defaults",), ("cli",), ("api", "timeout"), ("api", "ca_bundle")]
+    any_login = False
+    for name in config.profile_names():
+        profile = config.profile(name)
+        if profile.holds_login or profile.get("token_command"):
+            any_login = True
+            keys += [profile.key_of(setting) for setting in ("project", "gpu_type")]
+        else:
+            keys.append(profile.base or ("auth",))
+    if not any_login:
+        keys.append(("api",))
+    return [(key, None) for key in keys]
+
+
+@command(
+    "config path",
+    "Print the config file's path",
+    examples=(("cat $(podstack config path)", "look at the file"),),
+)
+def config_path(cx, args):
+    """Print where the config file is, or would be."""
+    print_word(cx, cx.settings.path)
+
+
+def print_word(cx, word):
+    """Print one value: bare, or in the form of an explicit -o."""
+    form = chosen_output(cx, explicit_only=True)
+    if form in ("json", "yaml"):
+        print_data(cx, word, form)
+    else:
+        cx.app.out(printable(word))
+
+
+@command(
+    "config set-profile",
+    "Choose the profile to use from now on",
+    Operand("PROFILE", "an existing profile", complete="profiles", dest="name"),
+    examples=(("podstack config set-profile work", "until you choose another"),),
+)
+def config_set_profile(cx, args):
+    """Make a profile the default one."""
+    switch_profile(cx, args.name)
+
+
+def switch_profile(cx, name):
+    check_profile_name(name)
+    names = cx.config.require().profile_names()
+    if name not in names and name != DEFAULT_PROFILE:
+        raise NotFound(
+            "Profile '%s' does not exist%s" % (name, did_you_mean(name, names)),
+            "Profiles: %s. Create one: podstack --profile %s auth login" % (", ".join(names), name),
+        )
+    cx.config.edit(lambda config: [(("profile",), name)])
+    cx.app.say("Using profile '%s'" % name)
+    if cx.app.env("PODSTACK_PROFILE"):
+        cx.app.say("PODSTACK_PROFILE is set and overrides it")
+
+
+@command(
+    "config get-profile",
+    "Print the active profile's name",
+    examples=(("podstack config get-profile", "the name alone"),),
+)
+def config_get_profile(cx, args):
+    """Print the name of the profile in use."""
+    print_word(cx, cx.settings.profile_choice().value)
+
+
+@command(
+    "config delete-profile",
+    "Delete a profile and its login",
+    Operand("PROFILE", "a profile that is not in use", complete="profiles", dest="name"),
+    examples=(("podstack config delete-profile work", "asks first"),),
+)
+def config_delete_profile(cx, args):
+    """Delete a profile, its login and its keychain item."""
+    name, config = args.name, cx.config.require()
+    check_profile_name(name)
+    if name not in config.profile_names():
+        raise NotFound("Profile '%s' does not exist" % name, "See: podstack auth list")
+    if name == cx.settings.profile_choice().value:
+        hint = "Choose another first: podstack config set-profile NAME"
+        raise PodError("Profile '%s' is the active one" % name, hint)
+    cx.confirm("Delete profile '%s' and its login?" % name)
+    forget_login(cx.settings, name)
+    cx.config.edit(lambda fresh: delete_plan(fresh, name))
+    cx.app.say("Profile '%s' deleted" % name)
+
+
+def delete_plan(config, name):
+    base = config.profile_base(name)
+    if base:
+        return [(base, None)]
+    keys = [("defaults", "project"), ("defaults", "gpu_type"), ("auth",)]
+    return [(key, None) for key in keys if config.at(key) is not None]
+
+
+# -- project
+
+
+PROJECT_COLUMNS = (
+    ("NAME", field("name")),
+    ("ID", field("id")),
+    ("CREATED", date_of("created_at")),
+    ("DESCRIPTION", field("description", "")),
+)
+
+
+@command(
+    "project list",
+    "List the projects",
+    examples=(("podstack project list", "the current one is marked"),),
+)
+def project_list(cx, args):
+    """List the projects that the token has access to; * marks the current one."""
+    current = cx.settings.get("project")
+
+    def mark(row):
+        return "*" if current and current in (row.get("id"), row.get("name")) else ""
+
+    pages = cx.api.pages("projects", "/projects")
+    print_rows(cx, pages, (("", mark),) + PROJECT_COLUMNS)
+
+
+@command(
+    "project use",
+    "Choose the project to work in",
+    Operand("PROJECT", "its name or id", complete="projects", dest="name"),
+    flag("--no-verify", "do not check that it exists"),
+    examples=(("podstack project use my-project", "from now on"),),
+)
+def project_use(cx, args):
+    """Store the project in the active profile."""
+    word = args.name
+    if not word or any(ord(char) < 32 for char in word):
+        raise UsageError("'%s' is not a project's name" % printable(word))
+    if not args.no_verify:
+        cx.api.find_project(word)
+    store_project(cx, word)
+
+
+def store_project(cx, word):
+    name = active_name(cx)
+    cx.config.edit(lambda config: [(config.profile(name).key_of("project"), word)])
+    cx.app.say("Using project '%s'" % printable(word))
+    if cx.app.env("PODSTACK_PROJECT"):
+        cx.app.say("PODSTACK_PROJECT is set and overrides it")
+
+
+@command(
+    "project current",
+    "Print the project in use",
+    examples=(("podstack project current", "the name alone; exit 6 when there is none"),),
+)
+def project_current(cx, args):
+    """Print the current project."""
+    project = cx.settings.get("project")
+    if project is None:
+        raise NotFound("No project is set", "Run: podstack project use NAME")
+    print_word(cx, project)
+
+
+@command(
+    "project create",
+    "Create a project",
+    option("--name", "N", "the project's name", required=True),
+    option("--desc", "D", "what it is for"),
+    flag("--use", "and work in it from now on"),
+    examples=(("podstack project create --name my-project --use", "create it and use it"),),
+)
+def project_create(cx, args):
+    """Create a project."""
+    body = {"name": args.name}
+    if args.desc is not None:
+        body["description"] = args.desc
+    project = cx.api.create("project", "/projects", body)
+    cx.app.say("Created project '%s'" % printable(project.get("name") or args.name))
+    print_created(cx, project)
+    if args.use:
+        store_project(cx, args.name)
+
+
+def print_created(cx, made):
+    """Print what a create made: its id alone when quiet, all of it for json and yaml."""
+    form = chosen_output(cx)
+    if form in ("json", "yaml"):
+        print_data(cx, made, form)
+    elif cx.options.quiet:
+        cx.app.out(printable(made.get("id", "-")))
+    else:
+        cx.app.out("%s  %s" % (printable(made.get("id", "-")), printable(made.get("name", "-"))))
+
+
+# -- pod: life
+
+
+POD_COLUMNS = (
+    ("NAME", field("name")),
+    ("STATUS", field("status")),
+    ("GPU", gpu_of),
+    ("CREATED", date_of("created_at")),
+)
+POD_WIDE = (
+    ("ID", field("id")),
+    ("IMAGE", field("image")),
+    ("CPU", field("cpu")),
+    ("MEMORY", size_of("memory", "GB")),
+    ("DISK", size_of("disk", "GB")),
+    ("PROJECT", field("project_id")),
+)
+
+
+def split_pair(text, what):
+    """Return (key, value) of `K=V`; raises UsageError."""
+    key, mark, value = text.partition("=")
+    if not key or not mark:
+        raise UsageError("%s takes K=V, not '%s'" % (what, printable(text)))
+    return key, value
+
+
+def read_environment(app, pairs, path):
+    """Return {K: V} of --env-file and --env, where `K` alone takes the value from here."""
+    lines = []
+    if path:
+        for number, line in enumerate(read_lines(path), 1):
+            if line.strip() and not line.lstrip().startswith("#"):
+                lines.append((line.strip(), "%s:%d" % (path, number)))
+    lines += [(pair, "--env") for pair in pairs]
+    found = {}
+    for text, place in lines:
+        if "=" in text:
+            key, value = split_pair(text, place)
+        else:
+            key, value = text, app.environ.get(text)
+        if value is None:
+            raise UsageError("%s: %s is not set here" % (place, printable(key)))
+        found[key] = value
+    return found
+
+
+def read_lines(path):
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PodError("Cannot read %s: %s" % (path, getattr(error, "strerror", None) or error))
+
+
+def volume_of(text):
+    volume, mark, path = text.partition(":")
+    if not volume or not path.startswith("/"):
+        raise UsageError("--volume takes ID:/PATH, not '%s'" % printable(text))
+    return {"volume_id": volume, "mount_path": path}
+
+
+@command(
+    "pod create",
+    "Create a pod",
+    option("--name", "N", "the pod's name", required=True),
+    option("--image", "IMAGE", "the container image"),
+    option("--template", "T", "a template instead of, or with, an image"),
+    option("--gpu-type", "TYPE", "such as A100 (see podstack gpu list)", complete="gpus"),
+    option("--gpu-count", "N", "how many GPUs", read=whole_number),
+    option("--cpu", "N", "CPU cores", read=whole_number),
+    option("--memory", "GB", "memory", read=whole_number),
+    option("--disk", "GB", "disk", read=whole_number),
+    repeated("--port", "PORT", "a port to expose (repeat)", port_number),
+    repeated("--env", "K=V", "a variable; K alone takes its value from here (repeat)"),
+    option("--env-file", "FILE", "variables, one K=V a line", complete="files"),
+    repeated("--volume", "ID:PATH", "a volume and where to mount it (repeat)"),
+    option("--command", "CMD", "what to run, as one string"),
+    repeated("--label", "K=V", "a label (repeat)"),
+    *WAIT_OPTIONS,
+    examples=(
+        ("podstack pod create --name ci-pod --image myimage:latest", "server defaults"),
+        ("podstack pod create --name train --image pytorch --gpu-type A100 --wait", "and wait"),
+    ),
+)
+def pod_create(cx, args):
+    """Create a pod; what is left out is the service's default."""
+    if not (args.image or args.template):
+        raise UsageError("A pod needs --image or --template")
+    gpu_type = cx.settings.get("gpu_type")
+    wanted = (
+        ("name", args.name),
+        ("image", args.image),
+        ("template", args.template),
+        ("gpu_type", gpu_type),
+        ("gpu_count", args.gpu_count),
+        ("cpu", args.cpu),
+        ("memory", args.memory),
+        ("disk", args.disk),
+        ("ports", args.port or None),
+        ("env", read_environment(cx.app, args.env, args.env_file) or None),
+        ("volumes", [volume_of(text) for text in args.volume] or None),
+        ("command", args.command),
+        ("labels", dict(split_pair(text, "--label") for text in args.label) or None),
+    )
+    body = {name: value for name, value in wanted if value is not None}
+    pod = cx.api.create("pod", "/pods", body, in_project=True)
+    cx.app.say("Created pod '%s'" % printable(pod.get("name") or args.name))
+    if args.wait:
+        pod = wait_for_state(cx, pod, "running", args.timeout)
+    print_created(cx, pod)
+
+
+@command(
+    "pod list",
+    "List the pods",
+    option("--status", "S", "only those in this state"),
+    repeated("--label", "K=V", "only those with this label (repeat)"),
+    option("--limit", "N", "at most this many", read=whole_number),
+    examples=(
+        ("podstack pod list", "name, status, GPU, age"),
+        ("podstack pod list --status stopped --quiet", "ids, for xargs"),
+    ),
+)
+def pod_list(cx, args):
+    """List the pods of the project."""
+    query = [("status", args.status)]
+    query += [("label", "%s=%s" % split_pair(text, "--label")) for text in args.label]
+    pages = cx.api.pages("pods", "/pods", query, args.limit, in_project=True)
+    print_rows(cx, pages, POD_COLUMNS, POD_WIDE)
+
+
+@command(
+    "pod get",
+    "Show a pod",
+    POD,
+    flag("--watch", "go on showing its status as it changes"),
+    examples=(("podstack pod get ci-pod", "everything known of it"),),
+)
+def pod_get(cx, args):
+    """Show a pod's details."""
+    pod = cx.api.pod(args.name)
+    print_pod(cx, pod)
+    state = pod.get("status")
+    while args.watch:
+        cx.app.flush()
+        cx.app.sleep(2)
+        pod = cx.api.pod_at("/pods/" + path_segment(str(pod.get("id"))), "pod '%s'" % args.name)
+        if pod.get("status") != state:
+            state = pod.get("status")
+            print_pod(cx, pod)
+
+
+def print_pod(cx, pod):
+    lines = [
+        ("Name", field("name")(pod)),
+        ("ID", field("id")(pod)),
+        ("Status", field("status")(pod)),
+        ("Image", field("image")(pod)),
+        ("GPU", gpu_of(pod)),
+        ("CPU", field("cpu")(pod)),
+        ("Memory", size_of("memory", "GB")(pod)),
+        ("Disk", size_of("disk", "GB")(pod)),
+        ("Ports", ", ".join(map(str, pod.get("ports") or [])) or "-"),
+        ("Labels", ", ".join("%s=%s" % pair for pair in (pod.get("labels") or {}).items()) or "-"),
+        ("Project", field("project_id")(pod)),
+        ("Created", format_date(pod.get("created_at"))),
+        ("SSH", field("ssh_command")(pod)),
+        ("Jupyter", field("jupyter_url")(pod)),
+    ]
+    print_object(cx, pod, lines)
+
+
+def wait_for_state(cx, pod, target, timeout):
+    """Return the pod once it is `target` (`gone` for deleted); raises PodError on failure."""
+    name, path = pod.get("name") or pod.get("id"), "/pods/" + path_segment(str(pod.get("id")))
+    deadline, pause = time.monotonic() + timeout, 0.5
+    while True:
+        state = pod.get("status")
+        cx.app.status("pod '%s': %s" % (name, state))
+        if state == target:
+            return pod
+        if state == "failed":
+            raise PodError("pod '%s' has failed" % name, "See: podstack pod logs %s" % name)
+        if time.monotonic() + pause > deadline:
+            raise PodError("pod '%s' is still %s after %g s" % (name, state, timeout))
+        cx.app.sleep(pause)
+        pause = min(pause * 1.5, 10)
+        try:
+            pod = cx.api.pod_at(path, "pod '%s'" % name)
+        except NotFound:
+            if target == "gone":
+                return pod
+            raise
+
+
+def each_pod(cx, names, act):
+    """Do `act(name)` for every name, tell of each failure, and fail at the end where one did."""
+    failures = []
+    for name in names:
+        try:
+            act(name)
+        except PodError as error:
+            if len(names) == 1 or isinstance(error, AuthError):
+                raise
+            cx.app.complain(cx.app.paint("Error: ", "red") + error.message)
+            failures.append(error)
+    if failures:
+        last = failures[-1]
+        error = PodError("%d of %s failed" % (len(failures), plural(len(names), "pod")))
+        error.code = last.code
+        raise error
+
+
+def change_pods(cx, args, verb, done, target, body=None):
+    def act(name):
+        pod = cx.api.pod_action(name, verb, body)
+        if args.wait:
+            wait_for_state(cx, pod, target, args.timeout)
+        cx.app.say("%s pod '%s'" % (done, printable(pod.get("name") or name)))
+
+    each_pod(cx, args.name, act)
+
+
+@command(
+    "pod start",
+    "Start stopped pods",
+    PODS,
+    *WAIT_OPTIONS,
+    examples=(("podstack pod start ci-pod --wait", "until it runs"),),
+)
+def pod_start(cx, args):
+    """Start one or more stopped pods."""
+    change_pods(cx, args, "start", "Started", "running")
+
+
+@command(
+    "pod stop",
+    "Stop pods",
+    PODS,
+    flag("--force", "without asking its processes to end"),
+    *WAIT_OPTIONS,
+    examples=(("podstack pod stop ci-pod", "its disk stays"),),
+)
+def pod_stop(cx, args):
+    """Stop one or more pods."""
+    change_pods(cx, args, "stop", "Stopped", "stopped", {"force": args.force})
+
+
+@command(
+    "pod restart",
+    "Restart pods",
+    PODS,
+    *WAIT_OPTIONS,
+    examples=(("podstack pod restart ci-pod --wait", "until it runs again"),),
+)
+def pod_restart(cx, args):
+    """Restart one or more pods."""
+    change_pods(cx, args, "restart", "Restarted", "running")
+
+
+@command(
+    "pod delete",
+    "Delete pods",
+    PODS,
+    flag("--force", "running ones, too, and without a question"),
+    *WAIT_OPTIONS,
+    examples=(
+        ("podstack pod delete ci-pod", "asks first"),
+        ("podstack pod delete ci-pod --force", "does not"),
+    ),
+)
+def pod_delete(cx, args):
+    """Delete one or more pods and what is on their disks."""
+    if not args.force:
+        listed = ", ".join("'%s'" % name for name in args.name)
+        cx.confirm("Delete %s and all data on it?" % listed, "--yes or --force")
+
+    def act(name):
+        pod = cx.api.pod(name) if args.wait else None
+        cx.api.delete_pod(name, args.force)
+        if args.wait:
+            wait_for_state(cx, pod, "gone", args.timeout)
+        cx.app.say("Deleted pod '%s'" % printable(name))
+
+    each_pod(cx, args.name, act)
+
+
+# -- pod: what it does
+
+
+@command(
+    "pod logs",
+    "Show a pod's log",
+    POD,
+    option("--tail", "N", "only the last N lines", read=whole_number),
+    option("--since", "TIME", "from this time on, or the last 15m, 1h, 2d"),
+    flag("--follow", "go on as it grows"),
+    examples=(("podstack pod logs ci-pod --tail 50 --follow", "the last lines, then new ones"),),
+)
+def pod_logs(cx, args):
+    """Show a pod's log, as it stands or as it grows."""
+    query = [("tail", args.tail), ("since", since_time(args.since, cx.app.now()))]
+    query.append(("follow", "true" if args.follow else None))
+    safe = cx.app.is_terminal(cx.app.stdout)
+    rest = b""
+    for chunk in cx.api.pod_logs(args.name, query, args.follow):
+        lines = (rest + chunk).split(b"\n")
+        rest = lines.pop()
+        for line in lines:
+            print_log(cx.app, line, safe)
+        cx.app.flush()
+    if rest:
+        print_log(cx.app, rest, safe)
+
+
+def print_log(app, line, safe):
+    text = line.decode("utf-8", "replace")
+    app.out(printable_log(text.rstrip("\r")) if safe else text)
+
+
+def since_time(text, now):
+    """Return the RFC 3339 time that --since means, or None; raises UsageError."""
+    if text is None:
+        return None
+    try:
+        return format_time(now - parse_span(text))
+    except ValueError:
+        pass
+    try:
+        return format_time(parse_time(text))
+    except ValueError:
+        raise UsageError("--since takes a time or a span such as 1h, not '%s'" % printable(text))
+
+
+@command(
+    "pod events",
+    "Show what happened to a pod",
+    POD,
+    examples=(("podstack pod events ci-pod", "oldest first"),),
+)
+def pod_events(cx, args):
+    """Show a pod's events."""
+    body = cx.api.on_pod(
+        args.name,
+        lambda path, what: cx.api.send("GET", path + "/events", what=what, in_project=True).json(),
+    )
+    columns = (
+        ("TIME", lambda row: str(row.get("created_at") or row.get("time") or "-")),
+        ("TYPE", field("type")),
+        ("MESSAGE", field("message")),
+    )
+    print_rows(cx, [unwrap_list(body, "events")[0]], columns)
+
+
+@command(
+    "pod metrics",
+    "Show a pod's load",
+    POD,
+    examples=(("podstack pod metrics ci-pod", "GPU, CPU, memory, disk"),),
+)
+def pod_metrics(cx, args):
+    """Show a pod's current metrics."""
+    metrics = cx.api.on_pod(
+        args.name,
+        lambda path, what: cx.api.object(
+            "metrics", "GET", path + "/metrics", what=what, in_project=True
+        ),
+    )
+    lines = [(str(name), flat_text(value)) for name, value in metrics.items()]
+    print_object(cx, metrics, lines or [("metrics", "-")])
+
+
+def flat_text(value):
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else json_dump(value, indent=None)
+
+
+# -- pod: into it, through OpenSSH
+
+
+def ssh_words(cx, name, program="ssh"):
+    """Return (program with its connection options, host) for a pod."""
+    path = cx.app.which(program)
+    if path is None:
+        raise PodError("%s is not installed" % program, "Install OpenSSH's client")
+    target = parse_ssh_command(cx.api.pod(name).get("ssh_command"))
+    words = [path, "-p" if program == "ssh" else "-P", target.port]
+    if target.user:
+        words += ["-o", "User=" + target.user]
+    return words, target.host
+
+
+def remote_words(words):
+    """Return words quoted for the remote shell, so that each arrives as typed."""
+    import shlex
+
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def end_like(code):
+    """End with the remote command's exit code."""
+    if code:
+        raise RemoteExit(code)
+
+
+@command(
+    "pod ssh",
+    "Open a shell in a pod",
+    POD,
+    examples=(("podstack pod ssh ci-pod", "through the system's ssh"),),
+)
+def pod_ssh(cx, args):
+    """Open a shell in a pod with the system's OpenSSH; ends with the shell's exit code."""
+    words, host = ssh_words(cx, args.name)
+    end_like(cx.app.hand_over(words + ["--", host]))
+
+
+@command(
+    "pod exec",
+    "Run a command in a pod",
+    POD,
+    Operand("CMD", "the command and its words, after --", "--"),
+    flag("-i --stdin", "pass stdin on"),
+    flag("-t --tty", "give it a terminal"),
+    option("--timeout", "S", "end it after this long", read=read_seconds),
+    examples=(
+        ("podstack pod exec ci-pod -- nvidia-smi", "its output, its exit code"),
+        ("podstack pod exec ci-pod -it -- bash", "a shell"),
+    ),
+)
+def pod_exec(cx, args):
+    """Run a command in a pod; each word arrives as typed, the exit code comes back."""
+    import subprocess
+
+    words, host = ssh_words(cx, args.name)
+    words += ["-tt" if args.tty else "-T", "--", host, remote_words(args.cmd)]
+    stdin = None if args.stdin or args.tty else subprocess.DEVNULL
+    end_like(cx.app.hand_over(words, stdin=stdin, timeout=args.timeout))
+
+
+@command(
+    "pod cp",
+    "Copy files to or from a pod",
+    Operand("SRC", "a path, or POD:PATH"),
+    Operand("DST", "a path, or POD:PATH"),
+    examples=(
+        ("podstack pod cp ./data ci-pod:/workspace/data", "to the pod"),
+        ("podstack pod cp ci-pod:/workspace/out ./out", "and back"),
+    ),
+)
+def pod_cp(cx, args):
+    """Copy a file or a directory, with modes; nothing partial gets the final name."""
+    source, target = split_place(args.src), split_place(args.dst)
+    if bool(source[0]) == bool(target[0]):
+        raise UsageError("One of SRC and DST must be POD:PATH, the other a path here")
+    if target[0]:
+        copy_to_pod(cx, source[1], *target)
+    else:
+        copy_from_pod(cx, *source, to=target[1])
+
+
+def split_place(text):
+    """Return (pod or None, path): `./a:b` and `/a:b` are paths here."""
+    pod, mark, path = text.partition(":")
+    if not mark or "/" in pod or not pod or pod in (".", ".."):
+        return None, text
+    if not path:
+        raise UsageError("'%s' names no path in the pod" % printable(text))
+    return pod, path[2:] or "." if path.startswith("~/") else path
+
+
+PREPARE_COPY = """set -e
+target=$1 name=$2
+if [ "$3" = to ] && [ -d "$target" ]; then target=${target%%/}/$name; fi
+if [ "$3" = to ]; then place=$(dirname -- "$target"); else place=$target; fi
+[ -e "$place" ] || { echo "$place: no such file or directory" >&2; exit 1; }
+case $place in /*) ;; *) place=$PWD/$place ;; esac
+link=$(mktemp -d /tmp/podstack-cp.XXXXXXXX)
+ln -s -- "$place" "$link/at"
+printf '%s\\n' "$link" "$target"
+""".replace("%%", "%")
+FINISH_COPY = """set -e
+part=$1/at/$2 target=$3
+if [ -d "$part" ] && [ -d "$target" ]; then mv -- "$target" "$part.old"; fi
+mv -f -- "$part" "$target"; rm -rf -- "$part.old"; rm -f -- "$1/at"; rmdir -- "$1"
+"""
+DROP_COPY = 'rm -rf -- "$1/at/$2"; rm -f -- "$1/at"; rmdir -- "$1"'
+
+
+def remote_script(cx, words, host, script, *operands):
+    """Run a small sh script in the pod and return its output's lines; raises PodError."""
+    command = remote_words(("sh", "-c", script, "podstack") + operands)
+    try:
+        done = cx.app.run(words + ["-T", "--", host, command], timeout=600, inherit=True)
+    except (OSError, TimeoutError) as error:
+        raise PodError("Cannot run ssh: %s" % (getattr(error, "strerror", None) or error))
+    if done.code:
+        raise PodError("The copy has failed in the pod (exit code %d)" % done.code)
+    return done.out.decode("utf-8", "surrogateescape").split("\n")
+
+
+def scp(cx, name, source, target):
+    words, _ = ssh_words(cx, name, "scp")
+    quiet = [] if cx.app.is_terminal(cx.app.stderr) and not cx.app.quiet else ["-q"]
+    stdout = None if not quiet else 2
+    code = cx.app.hand_over(words + quiet + ["-r", "-p", "--", source, target], stdout=stdout)
+    if code:
+        raise PodError("The copy has failed (scp ended with code %d)" % code)
+
+
+def copy_to_pod(cx, source, pod, path):
+    """Copy to a part beside the target, over a link with a plain name, then rename it.
+
+    scp's remote side reads a path as shell words in one mode and as a glob in the other: so the
+    only remote path that it is ever given is one of ours.
+    """
+    source = os.path.abspath(source)
+    if not os.path.exists(source):
+        raise NotFound("%s does not exist" % source)
+    words, host = ssh_words(cx, pod)
+    part = ".podstack-" + os.urandom(6).hex()
+    base = os.path.basename(source)
+    link, target = remote_script(cx, words, host, PREPARE_COPY, path, base, "to")[:2]
+    check_link(link)
+    try:
+        scp(cx, pod, source, "%s:%s/at/%s" % (host_of(host), link, part))
+        remote_script(cx, words, host, FINISH_COPY, link, part, target)
+    except BaseException:
+        remote_script(cx, words, host, DROP_COPY, link, part)
+        raise
+    cx.app.say("Copied %s to %s:%s" % (printable(source), printable(pod), printable(target)))
+
+
+def copy_from_pod(cx, pod, path, to):
+    """Copy into a part beside the target here, then rename it."""
+    words, host = ssh_words(cx, pod)
+    target = os.path.abspath(to)
+    if os.path.isdir(target):
+        target = os.path.join(target, os.path.basename(path.rstrip("/")) or "pod")
+    if os.path.isdir(target):
+        raise PodError("%s is there already" % target, "Remove it, or name another")
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise NotFound("%s does not exist" % folder)
+    part = os.path.join(folder, ".podstack-" + os.urandom(6).hex())
+    link = remote_script(cx, words, host, PREPARE_COPY, path, "", "from")[0]
+    check_link(link)
+    try:
+        scp(cx, pod, "%s:%s/at" % (host_of(host), link), part)
+        os.replace(part, target)
+    except OSError as error:
+        raise PodError("Cannot write %s: %s" % (target, error.strerror))
+    finally:
+        remove_tree(part)
+        remote_script(cx, words, host, 'rm -f -- "$1/at"; rmdir -- "$1"', link)
+    cx.app.say("Copied %s:%s to %s" % (printable(pod), printable(path), printable(target)))
+
+
+def check_link(link):
+    """Raise unless the pod's answer is the temporary directory that we asked for."""
+    name = link.partition("/tmp/podstack-cp.")[2]
+    if not name or name.strip(NAME_LETTERS):
+        raise PodError("The pod's answer is not understood")
+
+
+def host_of(host):
+    return "[%s]" % host if ":" in host else host
+
+
+def remove_tree(path):
+    import shutil
+
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif os.path.lexists(path):
+        os.unlink(path)
+
+
+@command(
+    "pod port-forward",
+    "Bring ports of a pod to this machine",
+    POD,
+    Operand("LOCAL:REMOTE", "the ports here and there", "+", dest="ports"),
+    examples=(("podstack pod port-forward ci-pod 8888:8888", "until Ctrl-C"),),
+)
+def pod_port_forward(cx, args):
+    """Forward ports of this machine to ports of a pod, until Ctrl-C."""
+    words, host = ssh_words(cx, args.name)
+    words += ["-N", "-T", "-o", "ExitOnForwardFailure=yes"]
+    for pair in args.ports:
+        local, mark, remote = pair.partition(":")
+        try:
+            here, there = port_number(local), port_number(remote if mark else local)
+        except ValueError:
+            raise UsageError("Ports are LOCAL:REMOTE, not '%s'" % printable(pair))
+        words += ["-L", "127.0.0.1:%d:127.0.0.1:%d" % (here, there)]
+        cx.app.say("Forwarding 127.0.0.1:%d to port %d of the pod" % (here, there))
+    end_like(cx.app.hand_over(words + ["--", host]))
+
+
+# -- wallet, gpu, api
+
+
+def cents(row, name):
+    value = row.get(name)
+    if not isinstance(value, (int, float)):
+        return "-"
+    return "%.2f %s" % (value / 100.0, row.get("currency") or "USD")
+
+
+@command(
+    "wallet balance",
+    "Show the balance",
+    examples=(("podstack wallet balance", "and what is still to be charged"),),
+)
+def wallet_balance(cx, args):
+    """Show the wallet's balance."""
+    wallet = cx.api.object("wallet", "GET", "/billing/wallet")
+    lines = [
+        ("Balance", cents(wallet, "balance_cents")),
+        ("Pending charges", cents(wallet, "pending_charges_cents")),
+        ("Updated", format_date(wallet.get("last_updated"))),
+    ]
+    print_object(cx, wallet, lines)
+
+
+@command(
+    "gpu list",
+    "List the GPU types",
+    examples=(("podstack gpu list", "memory, price, how many are free"),),
+)
+def gpu_list(cx, args):
+    """List the GPU types with price and availability."""
+    columns = (
+        ("TYPE", field("type")),
+        ("NAME", field("name")),
+        ("MEMORY", size_of("memory_gb", "GB")),
+        ("PER HOUR", lambda row: cents(row, "price_per_hour_cents")),
+        ("FREE", lambda row: "%s/%s" % (row.get("available", "-"), row.get("total", "-"))),
+    )
+    print_rows(cx, cx.api.pages("gpus", "/gpus"), columns)
+
+
+@command(
+    "api",
+    "Call the API directly",
+    Operand("PATH", "a path such as /pods"),
+    option("-X --method", "METHOD", "GET, or POST with -f or --input"),
+    repeated("-f --field", "K=V", "a field of the JSON body, or of the query for GET (repeat)"),
+    option("--input", "FILE", "the body from a file, or - for stdin", complete="files"),
+    flag("--paginate", "all pages of a list"),
+    examples=(
+        ("podstack api /pods --paginate", "every pod as JSON"),
+        ("podstack api /projects -f name=new", "a POST with a field"),
+    ),
+)
+def api_call(cx, args):
+    """Make any call with the effective token and print the JSON answer."""
+    path, query = check_api_path(args.path)
+    fields = [split_pair(text, "-f") for text in args.field]
+    if args.input and fields:
+        raise UsageError("-f and --input exclude each other")
+    raw = read_input(cx.app, args.input) if args.input else None
+    method = (args.method or ("POST" if fields or raw is not None else "GET")).upper()
+    if not method.isalpha() or not is_token(method):
+        raise UsageError("'%s' is not a method" % printable(method))
+    if args.paginate:
+        if method != "GET":
+            raise UsageError("--paginate goes with GET")
+        return print_streamed(cx, cx.api.pages("items", path, query + fields), "json")
+    if method == "GET":
+        query, fields = query + fields, []
+    body = dict(fields) if fields else None
+    answer = cx.api.send(method, path, query, body, "'%s'" % args.path, raw=raw)
+    value = answer.json()
+    if value is not None:
+        print_data(cx, value, chosen_output(cx, True) if args.output == "yaml" else "json")
+    elif answer.body:
+        cx.app.write(printable_lines(answer.text))
+
+
+def check_api_path(text):
+    """Return (path below /v1, query pairs) of a typed path; raises UsageError."""
+    from urllib.parse import parse_qsl, unquote
+
+    path, _, query = text.partition("?")
+    path = path[3:] if path.startswith("/v1/") else path
+    segments = unquote(path).replace("\\", "/").split("/")
+    plain = is_token(text) and not any(char in text for char in '\\#"<>')
+    if not path.startswith("/") or path.startswith("//") or not plain:
+        raise UsageError("PATH starts with one / and is a path alone, as in /pods")
+    if ".." in segments or "." in segments:
+        raise UsageError("PATH may not hold . or ..")
+    return path, parse_qsl(query, keep_blank_values=True)
+
+
+def read_input(app, name):
+    try:
+        if name == "-":
+            return app.stdin.buffer.read()
+        with open(name, "rb") as stream:
+            return stream.read()
+    except OSError as error:
+        raise PodError("Cannot read %s: %s" % (name, error.strerror))
+
+
+# == door: the command line in, an exit code out =============================================
+# Turns words into one handler's options by the table of commands, and every failure into its lines
+# and code. Completion and help are read off the same table. It holds the only ladder of `except`.
+
+TOPICS = {
+    "environment": "the PODSTACK_* variables",
+    "exit-codes": "what each exit code means",
+    "config": "the config file, profiles, and which value wins",
+    "formatting": "-o json, -o yaml, --quiet",
+}
+CONFIG_TOPIC = """\
+The config file is ~/.podstack/config.yaml (podstack config path), YAML, 0600:
+
+  auth:
+    token: your_api_token
+    expires: 2024-12-31T00:00:00Z
+  defaults:
+    project: my-project
+    output: table
+  profiles:
+    work:
+      token: work_token
+      project: work-project
+      api_endpoint: https://api.work.podstack.ai
+
+auth and defaults at the top are the profile `default`, unless profiles.default
+exists. A value comes from the first of these that has it:
+
+  1. the command line        podstack --project my-project pod list
+  2. the environment         PODSTACK_PROJECT=my-project
+  3. the active profile      --profile, PODSTACK_PROFILE, config set-profile
+  4. the file's general part api.endpoint, defaults.output, cli.color ...
+  5. the built-in default
+
+With --profile on the command line that profile comes before the environment.
+podstack auth doctor shows where each value comes from and what it shadows.
+"""
+FORMATTING_TOPIC = """\
+stdout holds the answer alone, stderr everything else, in every format.
+
+  -o table    aligned columns, cut to the terminal's width (the default)
+  -o wide     more columns, nothing cut
+  -o json     the server's objects, unknown fields kept; lists are bare arrays
+  -o yaml     the same as YAML
+  --quiet     ids alone for lists and create, nothing on stderr but errors
+
+  podstack pod list --status stopped --quiet | xargs podstack pod delete --yes
+  podstack auth status -o json
+  podstack pod list -o json | jq -r '.[].name'
+
+Commands that print one value or fixed lines (auth status, auth whoami,
+project current, config get ...) change form only for an explicit -o.
+Dates are UTC; no colour with NO_COLOR, --no-color or cli.color: false.
+"""
+
+
+class Options:
+    """The values of a command's options and operands, as attributes."""
+
+    def __init__(self, values):
+        self.__dict__.update(values)
+
+
+# -- help
+
+
+def columns_of(pairs):
+    """Return help lines of (left, right) pairs, aligned and within 80 columns."""
+    width = max(len(left) for left, _ in pairs)
+    width = min(width, 26)
+    lines = []
+    for left, right in pairs:
+        if len(left) > width:
+            lines.append("  " + left)
+            left = ""
+        lines.append("  %s  %s" % (left.ljust(width), right))
+    return lines
+
+
+def argument_label(argument):
+    names = ", ".join(argument.names)
+    return names if argument.metavar is None else "%s %s" % (names, argument.metavar)
+
+
+def operand_label(operand):
+    forms = {"1": "%s", "?": "[%s]", "+": "%s...", "--": "-- %s..."}
+    return forms[operand.count] % operand.name
+
+
+def example_lines(examples):
+    lines = ["", "examples:"]
+    for typed, meaning in examples:
+        lines.append("  %s" % typed)
+        lines.append("      %s" % meaning)
+    return lines
+
+
+def help_command(found):
+    """Return the help text of one command."""
+    needed = ["%s %s" % (a.names[-1], a.metavar) for a in found.arguments if a.required]
+    usage = ["podstack"] + list(found.words) + [operand_label(o) for o in found.operands] + needed
+    lines = ["usage: %s [options]" % " ".join(usage), ""]
+    lines += [line.strip() for line in found.handler.__doc__.strip().splitlines()]
+    lines += example_lines(found.examples)
+    if found.operands:
+        pairs = [(operand.name, operand.help) for operand in found.operands]
+        lines += ["", "arguments:"] + columns_of(pairs)
+    if found.arguments:
+        pairs = [(argument_label(argument), argument.help) for argument in found.arguments]
+        lines += ["", "options:"] + columns_of(pairs)
+    names = [argument.names[0] for argument in GLOBAL_OPTIONS]
+    lines += ["", "everywhere: %s" % " ".join(names), "(see podstack --help)"]
+    return "\n".join(lines) + "\n"
+
+
+def help_group(group):
+    """Return the help text of a group of commands."""
+    members = [found for words, found in COMMANDS.items() if words[0] == group]
+    lines = ["usage: podstack %s COMMAND [options]" % group, "", dict(GROUPS)[group] + "."]
+    lines += example_lines([found.examples[0] for found in members[:2]])
+    pairs = [(" ".join(found.words[1:]), found.help) for found in members]
+    lines += ["", "commands:"] + columns_of(pairs)
+    lines += ["", "podstack %s COMMAND --help shows a command's options." % group]
+    return "\n".join(lines) + "\n"
+
+
+def help_root():
+    """Return the help text of the whole program."""
+    lines = ["usage: podstack [options] COMMAND [options]", ""]
+    lines.append("Sign in to the Podstack GPU cloud and work there.")
+    lines += example_lines([
+        ("podstack auth login", "sign in, in the browser"),
+        ("podstack pod create --name my-pod --image myimage:latest", "then create a pod"),
+    ])  # fmt: skip
+    single = [(words[0], found.help) for words, found in COMMANDS.items() if len(words) == 1]
+    lines += ["", "commands:"] + columns_of(list(GROUPS) + single)
+    pairs = [(argument_label(argument), argument.help) for argument in GLOBAL_OPTIONS]
+    lines += ["", "options, before or after the command:"] + columns_of(pairs)
+    lines += ["", "topics: podstack help %s" % "|".join(TOPICS)]
+    return "\n".join(lines) + "\n"
+
+
+def help_topic(topic):
+    if topic == "environment":
+        return "\n".join(columns_of(ENVIRONMENT)) + "\n"
+    if topic == "exit-codes":
+        return "\n".join("%5d  %s" % pair for pair in EXIT_CODES) + "\n"
+    return CONFIG_TOPIC if topic == "config" else FORMATTING_TOPIC
+
+
+def help_text(words):
+    """Return the help for command words or a topic; raises UsageError."""
+    if not words:
+        return help_root()
+    if tuple(words) in COMMANDS:
+        return help_command(COMMANDS[tuple(words)])
+    if len(words) == 1 and words[0] in dict(GROUPS):
+        return help_group(words[0])
+    if len(words) == 1 and words[0] in TOPICS:
+        return help_topic(words[0])
+    raise unknown_command(words)
+
+
+@command(
+    "help",
+    "Show help for a command or a topic",
+    Operand("COMMAND", "command words, or a topic", "*", "commands"),
+    examples=(("podstack help pod create", ""), ("podstack help exit-codes", "")),
+)
+def show_help(cx, args):
+    """Show help for a command, or one of the topics."""
+    cx.app.write(help_text(args.command))
+
+
+@command(
+    "version",
+    "Show the version and what runs it",
+    examples=(("podstack version", "for a bug report"),),
+)
+def show_version(cx, args):
+    """Show the version, the Python that runs it and where it is installed."""
+    python = "%d.%d.%d" % sys.version_info[:3]
+    facts = {"version": VERSION, "python": python, "platform": sys.platform, "path": SOURCE}
+    form = chosen_output(cx, explicit_only=True)
+    if form in ("json", "yaml"):
+        print_data(cx, facts, form)
+    else:
+        cx.app.out("podstack %(version)s (python %(python)s, %(platform)s, %(path)s)" % facts)
+
+
+# -- the command line
+
+
+def unknown_command(words):
+    """Return the UsageError for words that are no command."""
+    group = words[0] if words[0] in dict(GROUPS) and len(words) > 1 else None
+    if group:
+        known = [path[1] for path in COMMANDS if path[0] == group]
+        word, where = words[1], " for 'podstack %s'" % group
+    else:
+        known = [path[0] for path in COMMANDS] + list(TOPICS)
+        word, where = words[0], ""
+    message = "Unknown command '%s'%s%s" % (printable(word), where, did_you_mean(word, known))
+    return UsageError(message, "See: podstack %s--help" % (group + " " if group else ""))
+
+
+def find_command(words):
+    """Return (Command, operands) for the words of a line, or (None, words)."""
+    for length in (2, 1):
+        found = COMMANDS.get(tuple(words[:length])) if len(words) >= length else None
+        if found:
+            return found, words[length:]
+    return None, words
+
+
+def bind_operands(found, words, tail):
+    """Return {dest: value} for a command's operands; raises UsageError.
+
+    argparse is not asked: until 3.13 it drops a `--` that is itself an operand.
+    """
+    values, rest = {}, list(words)
+    behind = [operand for operand in found.operands if operand.count == "--"]
+    if tail is not None and not behind:
+        rest += tail
+    for operand in found.operands:
+        if operand.count == "--":
+            values[operand.dest] = list(tail or [])
+        elif operand.count in "+*":
+            values[operand.dest], rest = rest, []
+        else:
+            values[operand.dest], rest = (rest[0], rest[1:]) if rest else (None, rest)
+        if operand.count in ("1", "+", "--") and values[operand.dest] in (None, []):
+            raise usage_error(found, "%s is missing" % operand_label(operand))
+    if rest:
+        more = ", and a command goes after --" if behind else ""
+        raise usage_error(found, "Unexpected argument '%s'%s" % (printable(rest[0]), more))
+    return values
+
+
+def usage_error(found, message):
+    return UsageError(message, "See: podstack %s --help" % " ".join(found.words))
+
+
+def short_way(argv):
+    """Return (Command, Options) for a line without any dash, or None: it needs no parser."""
+    if any(word.startswith("-") for word in argv):
+        return None
+    found, words = find_command(argv)
+    if found is None or any(argument.required for argument in found.arguments):
+        return None
+    arguments = list(GLOBAL_OPTIONS) + found.arguments
+    values = {argument.dest: argument.first_value for argument in arguments}
+    try:
+        values.update(bind_operands(found, words, None))
+    except UsageError:
+        return None
+    return found, Options(values)
+
+
+class Line:
+    """A command line taken apart: `words`, `options` as (name, text or None), `tail` after --."""
+
+    def __init__(self, argv):
+        cut = argv.index("--") if "--" in argv else len(argv)
+        self.tail = argv[cut + 1 :] if cut < len(argv) else None
+        self.words, self.options = [], []
+        self.with_value = set()
+        everything = [argument for found in COMMANDS.values() for argument in found.arguments]
+        for argument in everything + list(GLOBAL_OPTIONS):
+            if argument.metavar is not None:
+                self.with_value.update(argument.names)
+        rest = list(argv[:cut])
+        while rest:
+            word = rest.pop(0)
+            if word.startswith("--"):
+                self.take_long(word, rest)
+            elif word.startswith("-") and word != "-":
+                self.take_short(word[1:], rest)
+            else:
+                self.words.append(word)
+
+    def take_long(self, word, rest):
+        name, mark, text = word.partition("=")
+        if not mark and name in self.with_value:
+            text, mark = self.value_of(name, rest), "="
+        self.options.append((name, text if mark else None))
+
+    def take_short(self, letters, rest):
+        """Take a cluster such as -it, or an option with its value, joined or not."""
+        for index, letter in enumerate(letters):
+            name = "-" + letter
+            if name in self.with_value:
+                joined = letters[index + 1 :]
+                text = joined[1:] if joined.startswith("=") else joined
+                self.options.append((name, text or self.value_of(name, rest)))
+                return
+            self.options.append((name, None))
+
+    @staticmethod
+    def value_of(name, rest):
+        if not rest:
+            raise UsageError("%s needs a value" % name, "See: podstack --help")
+        return rest.pop(0)
+
+    def asks_for(self, *names):
+        return any(name in names for name, _ in self.options)
+
+
+def build_parser(found):
+    """Return the argparse parser for one command's options."""
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise usage_error(found, message[:1].upper() + message[1:])
+
+    parser = Parser(prog="podstack " + " ".join(found.words), add_help=False, allow_abbrev=False)
+    for argument in list(GLOBAL_OPTIONS) + found.arguments:
+        if argument.metavar is None:
+            parser.add_argument(*argument.names, dest=argument.dest, action="store_true")
+        else:
+            parser.add_argument(
+                *argument.names, dest=argument.dest, required=argument.required,
+                action="append" if argument.repeats else "store", default=argument.first_value,
+                type=option_reader(found, argument),
+            )  # fmt: skip
+    return parser
+
+
+def option_reader(found, argument):
+    """Return the function that argparse calls with an option's text."""
+
+    def read(text):
+        try:
+            return argument.read(text)
+        except ValueError as error:
+            message = "%s must be %s, not '%s'" % (argument.names[-1], error, printable(text))
+            raise usage_error(found, message)
+
+    return read
+
+
+def long_way(line):
+    """Return (Command, Options) for any command line; raises UsageError."""
+    found, words = find_command(line.words)
+    if found is None:
+        raise unknown_command(line.words)
+    table = {
+        name: argument
+        for argument in list(GLOBAL_OPTIONS) + found.arguments
+        for name in argument.names
+    }
+    argv = []
+    for name, text in line.options:
+        argument = table.get(name)
+        if argument is None:
+            guess = did_you_mean(name, table)
+            raise usage_error(found, "Unknown option '%s'%s" % (printable(name), guess))
+        if argument.metavar is None and text is not None:
+            raise usage_error(found, "%s takes no value" % name)
+        long_name = argument.names[-1]
+        argv.append(long_name if text is None else "%s=%s" % (long_name, text))
+    values = vars(build_parser(found).parse_args(argv))
+    values.update(bind_operands(found, words, line.tail))
+    return found, Options(values)
+
+
+def prepare(app, options):
+    """Let the options and settings that concern the terminal take effect."""
+    app.quiet, app.assume_yes = options.quiet, options.yes
+    app.debugging = options.debug or bool(app.env("PODSTACK_DEBUG"))
+    plain = options.no_color or app.env("NO_COLOR") or app.env("PODSTACK_NO_COLOR")
+    dumb = app.env("TERM") == "dumb" or (app.is_windows and not app.env("WT_SESSION"))
+    app.color = not plain and not dumb and app.is_terminal(app.stderr)
+    if app.color:
+        try:
+            app.color = Settings(app, options).get("color")
+        except PodError:
+            app.color = False
+
+
+def dispatch(argv, app):
+    """Carry out a command line; returns the exit code, raises PodError."""
+    chosen = short_way(argv)
+    if chosen is None:
+        line = Line(argv)
+        if line.asks_for("--version"):
+            app.out("podstack %s" % VERSION)
+            return 0
+        if line.asks_for("-h", "--help"):
+            found, _ = find_command(line.words)
+            app.write(help_text(list(found.words) if found else line.words))
+            return 0
+        if not line.words or (len(line.words) == 1 and line.words[0] in dict(GROUPS)):
+            app.complain(help_text(line.words).rstrip("\n"))
+            return UsageError.code
+        chosen = long_way(line)
+    found, options = chosen
+    prepare(app, options)
+    found.handler(Context(app, options), options)
+    return 0
+
+
+# -- completion
+
+
+COMPLETION_SCRIPTS = {
+    "bash": """\
+_podstack() {
+    local IFS=$'\\n'
+    COMPREPLY=($(podstack __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+}
+complete -o default -F _podstack podstack
+""",
+    "zsh": """\
+#compdef podstack
+_podstack() {
+    local -a found
+    found=("${(@f)$(podstack __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    [[ -n "$found" ]] && compadd -a found || _files
+}
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
+compdef _podstack podstack
+""",
+    "fish": """\
+function __podstack_complete
+    podstack __complete (commandline -opc)[2..-1] (commandline -ct) 2>/dev/null
+end
+complete -c podstack -f -a '(__podstack_complete)'
+""",
+    "powershell": """\
+Register-ArgumentCompleter -Native -CommandName podstack -ScriptBlock {
+    param($word, $ast, $cursor)
+    $typed = @($ast.CommandElements | Select-Object -Skip 1 | ForEach-Object { "$_" })
+    if (-not $word) { $typed += '""' }
+    podstack __complete @typed 2>$null | ForEach-Object {
+        [System.Management.Automation.CompletionResult]::new($_)
+    }
+}
+""",
+}
+
+
+@command(
+    "completion",
+    "Print the completion script for a shell",
+    Operand("SHELL", "bash, zsh, fish or powershell", complete="shells"),
+    examples=(
+        ("source <(podstack completion bash)", "in ~/.bashrc"),
+        ("podstack completion fish | source", "in config.fish"),
+    ),
+)
+def completion(cx, args):
+    """Print a script that completes commands, options, profiles, projects and pods."""
+    if args.shell not in COMPLETION_SCRIPTS:
+        raise UsageError("Unknown shell '%s'" % printable(args.shell),
+                         "Shells: %s" % ", ".join(COMPLETION_SCRIPTS))  # fmt: skip
+    cx.app.write(COMPLETION_SCRIPTS[args.shell])
+
+
+def candidates_for(cx, kind):
+    """Return the words of a kind: from the table, the config file, or the API."""
+    if kind == "profiles":
+        return cx.config.profile_names()
+    if kind in ("pods", "projects"):
+        pages = cx.api.pages(kind, "/" + kind, limit=PAGE_SIZE, in_project=kind == "pods")
+        return [row["name"] for rows in pages for row in rows if isinstance(row.get("name"), str)]
+    if kind == "gpus":
+        rows = cx.api.every("gpus", "/gpus")
+        return [row["type"] for row in rows if isinstance(row.get("type"), str)]
+    if kind == "keys":
+        return list(READABLE)
+    if kind == "shells":
+        return list(COMPLETION_SCRIPTS)
+    if kind == "commands":
+        return sorted({words[0] for words in COMMANDS}) + list(TOPICS)
+    return []
+
+
+def complete_words(app, typed):
+    """Return the candidates for the last of the words typed after `podstack`."""
+    before, prefix = list(typed[:-1]), typed[-1] if typed else ""
+    if prefix == "=" or (before and before[-1] == "="):  # bash breaks words at =
+        prefix = "" if prefix == "=" else prefix
+        before = before[:-1] if before[-1] == "=" else before
+    joined, mark, text = prefix.partition("=")
+    if mark and joined.startswith("--"):
+        before, prefix = before + [joined], text
+    pending = before[-1] if before else ""
+    try:
+        line = Line(before[:-1] if pending.startswith("-") else before)
+    except UsageError:
+        return []
+    found, operands = find_command(line.words)
+    arguments = list(GLOBAL_OPTIONS) + (found.arguments if found else [])
+    named = {name: argument for argument in arguments for name in argument.names}
+    cx = Context(app, Options({argument.dest: argument.first_value for argument in arguments}))
+    for name, value in line.options:
+        if name in named and named[name].metavar:
+            setattr(cx.options, named[name].dest, value)
+    wanted = named.get(pending)
+    if wanted and wanted.metavar is not None:
+        options = wanted.choices or candidates_for(cx, wanted.complete)
+    elif prefix.startswith("-"):
+        options = named
+    elif found:
+        behind = found.operands[min(len(operands), len(found.operands) - 1) :]
+        full = not behind or (len(operands) >= len(found.operands) and behind[0].count == "1")
+        options = [] if full else candidates_for(cx, behind[0].complete)
+    else:
+        depth = len(line.words)
+        options = [w[depth] for w in COMMANDS if list(w[:depth]) == line.words and len(w) > depth]
+    return sorted({word for word in options if word.startswith(prefix)})
+
+
+def print_completions(app, typed):
+    """Print candidates within a second, quietly nothing on any failure."""
+    import threading
+
+    found = []
+
+    def work():
+        try:
+            found.extend(complete_words(app, typed))
+        except Exception as error:
+            app.debug("no completion: %s" % error)
+
+    app.stderr, app.environ = None, dict(app.environ, PODSTACK_TIMEOUT="1")
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    worker.join(1)
+    for word in found:
+        app.out(printable(word))
+    return 0
+
+
+# -- the end of every run
+
+
+def report(app, error):
+    """Write a failure's lines to stderr: the message, the hint, the details."""
+    app.complain(app.paint("Error: ", "red") + printable(error.message))
+    for line in [error.hint] + error.details:
+        if line:
+            app.complain(printable(line))
+
+
+def report_trace(app):
+    if app.debugging:
+        import traceback
+
+        for line in redact(traceback.format_exc(), app.secrets).splitlines():
+            app.complain(printable(line))
+
+
+def main(argv, app):
+    """Run one command line in `app` and return its exit code; nothing escapes."""
+    if "--debug" in argv[: argv.index("--") if "--" in argv else None]:
+        app.debugging = True
+    try:
+        if argv[:1] == ["__complete"]:
+            return print_completions(app, argv[1:])
+        code = dispatch(argv, app)
+        app.flush()
+        return code
+    except RemoteExit as end:
+        return end.code
+    except PodError as error:
+        report(app, error)
+        report_trace(app)
+        return error.code
+    except KeyboardInterrupt:
+        app.complain("")
+        return 130
+    except BrokenPipeError:
+        app.stdout = None
+        return 1
+    except OSError as error:
+        report(app, PodError("%s" % (error.strerror or error)))
+        report_trace(app)
+        return 1
+    except Exception as error:
+        kind = "%s: %s" % (type(error).__name__, error)
+        report(app, PodError("This is a bug in podstack %s (%s)" % (VERSION, kind),
+                             "Run it again with --debug and report what it prints"))  # fmt: skip
+        report_trace(app)
+        return 1
+
+
+def run():
+    """Run the command line of this process and end it."""
+    app = App.real()
+    code = main(sys.argv[1:], app)
+    try:
+        app.flush()
+    except OSError:
+        code = code or 1
+    os._exit(code)  # skips the interpreter's tear-down: 1-2 ms, and threads that still wait
+
+
+if __name__ == "__main__":
+    run()
