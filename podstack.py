@@ -531,8 +531,9 @@ _YAML_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_"
 _YAML_HEX_LENGTHS = {"x": 2, "u": 4, "U": 8}
 _YAML_ESCAPES = dict(zip('0abtnvfre"/\\ N_LP', '\0\a\b\t\n\v\f\r\x1b"/\\ \x85\xa0\u2028\u2029'))
 _YAML_WRITTEN = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
-_YAML_REFUSED = {"&": "anchors", "*": "aliases", "!": "tags", ">": "folded texts"}
-_YAML_REFUSED.update({"%": "directives", "\t": "unquoted tabs", "<": "merge keys"})
+_YAML_REFUSED = {"&": "anchors", "*": "aliases", "!": "tags", "%": "directives"}
+_YAML_REFUSED[">"] = "folded texts"
+_YAML_FLOW = "a one-line {...} is not edited: write its keys on lines of their own"
 
 
 class YamlError(ValueError):
@@ -568,7 +569,7 @@ def _split_yaml(text):
             is_control = code < 0x20 and char not in "\t\n\r" or 0x7F <= code < 0xA0
             if is_control or 0xD800 <= code < 0xE000 or char in "\u2028\u2029\ufeff\ufffe\uffff":
                 lines = (text[:offset] + ".").splitlines()
-                message = f"the character U+{code:04X} is not supported"
+                message = "the character U+%04X is not supported" % code
                 raise YamlError(message, len(lines), len(lines[-1]))
     return text.splitlines(True)
 
@@ -588,8 +589,8 @@ class _YamlReader:
     def fail(self, message, column):
         raise YamlError(message, self.row + 1, column + 1)
 
-    def refuse(self, char, start):
-        self.fail(f"{_YAML_REFUSED[char]} ({char}) are not supported", start)
+    def refuse(self, what, sign, start):
+        self.fail("%s (%s) are not supported" % (what, sign), start)
 
     def advance(self):
         """Go to the next line that is not blank or a comment; `column` is -1 at the end."""
@@ -620,18 +621,18 @@ class _YamlReader:
         """Read unquoted text, up to a comment, the colon of a key or, in flow, a bracket."""
         line, end = self.line, start
         stops, ends = (":#\t?,[]{}", " ,[]{}") if in_flow else (":#\t", " ")
-        if line[start] in _YAML_REFUSED and line[start] != "<":
-            self.refuse(line[start], start)
+        if line[start] in _YAML_REFUSED:
+            self.refuse(_YAML_REFUSED[line[start]], line[start], start)
         if line.startswith(("---", "..."), start):
-            self.fail("several documents in one file are not supported", start)
+            self.fail("document markers (--- and ...) are not supported here", start)
         is_mark = line[start] in "-?:" and line[start + 1 : start + 2] in ends
         if is_mark or line[start] in ",[]{}#|'\"@`" or in_flow and line[start] == ":":
-            self.fail(f"unquoted text cannot start with {line[start]!r}", start)
+            self.fail("unquoted text cannot start with %r" % line[start], start)
         while end < len(line):
             char = line[end]
             if char in stops:
                 if char == "\t":
-                    self.refuse(char, end)
+                    self.refuse("unquoted tabs", char, end)
                 if char == "?":
                     self.fail("text with '?' inside [...] or {...} needs quotes", end)
                 next_ends = char == ":" and line[end + 1 : end + 2] in ends
@@ -650,7 +651,7 @@ class _YamlReader:
         is_hex = digits and not digits.strip("0123456789abcdefABCDEF")
         code = int(digits, 16) if is_hex and len(digits) == end - slash - 2 else -1
         if not 0 <= code < 0xD800 and not 0xE000 <= code < 0x110000:
-            self.fail(f"the escape sequence \\{kind}{digits} is not supported", slash)
+            self.fail("the escape sequence \\%s is incomplete or not supported" % kind, slash)
         return chr(code), end
 
     def read_quoted(self, start):
@@ -675,7 +676,7 @@ class _YamlReader:
     def read_key(self, start, in_flow=False):
         """Read a key and its colon; the key is None where there is none."""
         char = self.line[start]
-        if char in "[{|":
+        if char in "[{|" or self.line[start : start + 2] in ("-", "- "):
             return None, start
         key, end = self.read_quoted(start) if char in "\"'" else self.read_plain(start, in_flow)
         colon = self.skip_spaces(end)
@@ -690,12 +691,12 @@ class _YamlReader:
         if key is None:
             self.fail("expected 'key: value'", start)
         if key == "<<" and self.line[start] == "<":
-            self.refuse("<", start)
-        if end - start > _YAML_KEY_LENGTH:
-            self.fail(f"keys of more than {_YAML_KEY_LENGTH} characters are not supported", start)
+            self.refuse("merge keys", key, start)
+        if end - start > _YAML_KEY_LENGTH + 1:
+            self.fail("keys of more than %d characters are not supported" % _YAML_KEY_LENGTH, start)
         path = path + (key,)
         if path in self.marks:
-            self.fail(f"the key {key!r} is on line {self.marks[path].line} already", start)
+            self.fail("the key %r is on line %d already" % (key, self.marks[path].line), start)
         self.marks[path] = _YamlMark(self.row + 1, start + 1, end, in_flow)
         return path, self.marks[path]
 
@@ -718,6 +719,7 @@ class _YamlReader:
 
     def read_flow(self, start, path):
         """Read a one-line [...] or {...}."""
+        self.check_depth(path, start)
         value, closer = ([], "]") if self.line[start] == "[" else ({}, "}")
         position = self.next_in_flow(start + 1)
         while self.line[position] != closer:
@@ -730,16 +732,15 @@ class _YamlReader:
             if self.line[position] == ",":
                 position = self.next_in_flow(position + 1)
             elif self.line[position] != closer:
-                self.fail(f"expected ',' or '{closer}'", position)
+                self.fail("expected ',' or '%s'" % closer, position)
         return value, position + 1
 
     def check_depth(self, path, start):
-        if len(path) > _YAML_DEPTH:
-            self.fail(f"more than {_YAML_DEPTH} levels are not supported", start)
+        if len(path) >= _YAML_DEPTH:
+            self.fail("more than %d levels are not supported" % _YAML_DEPTH, start)
 
     def read_value(self, start, path, in_flow=False):
         """Read a scalar, [...] or {...}."""
-        self.check_depth(path, start)
         if self.line[start] in "[{":
             return self.read_flow(start, path)
         if self.line[start] in "\"'":
@@ -761,7 +762,7 @@ class _YamlReader:
             content = self.lines[row].lstrip(" ")
             width = len(self.lines[row]) - len(content)
             if width and not content:
-                raise YamlError("a line of spaces in a literal text is not supported", row + 1, 1)
+                raise YamlError("a literal text (|) cannot hold a line of spaces", row + 1, 1)
             if content:
                 indent = indent or width
                 if width < indent or width <= max(parent, 0):
@@ -770,9 +771,10 @@ class _YamlReader:
             texts.append(self.lines[row][indent:])
         else:
             if not self.is_complete:
-                raise YamlError("the line break after a literal text is missing", header + 1, 1)
+                message = "a literal text (|) needs a line break at its end"
+                raise YamlError(message, header + 1, start + 1)
         if self.row == header:
-            self.fail("a literal text without text is not supported", start)
+            self.fail("a literal text (|) needs a text below it", start)
         text = "\n".join(texts).rstrip("\n")
         return text if end - start == 2 else text + "\n", end
 
@@ -794,12 +796,17 @@ class _YamlReader:
             self.fail("unexpected indentation (text over several lines needs |)", self.column)
 
     def read_below(self, parent, path):
-        """Return what a key or dash with nothing after it holds: the block below, or None."""
+        """Return what a key or dash with nothing after it holds: the block below, or None.
+
+        The dashes of a key's list may stand in the key's own column.
+        """
         self.advance()
-        return self.read_node(parent, path) if self.column > parent else None
+        is_list = self.column == parent and self.at_dash() and isinstance(path[-1], str)
+        return self.read_node(parent, path) if self.column > parent or is_list else None
 
     def read_sequence(self, path):
         """Return the list whose first dash is at `column`."""
+        self.check_depth(path, self.column)
         indent, items = self.column, []
         while self.column == indent and self.at_dash():
             self.column = self.skip_spaces(indent + 1)
@@ -810,6 +817,7 @@ class _YamlReader:
 
     def read_mapping(self, path):
         """Return the mapping whose first key is at `column`."""
+        self.check_depth(path, self.column)
         indent, mapping = self.column, {}
         while self.column == indent:
             below, mark = self.read_entry(path, indent)
@@ -819,8 +827,6 @@ class _YamlReader:
                 value, mark.end = self.read_inline(start, indent, below)
             else:
                 value = self.read_below(indent, below)
-                if value is None and self.column == indent and self.at_dash():
-                    value = self.read_sequence(below)
             mapping[below[-1]] = value
             mark.last_line = self.last_row + 1
         self.check_siblings(indent)
@@ -828,7 +834,6 @@ class _YamlReader:
 
     def read_node(self, parent, path):
         """Return the value that starts at `column`, deeper than the column `parent`."""
-        self.check_depth(path, self.column)
         if self.at_dash():
             return self.read_sequence(path)
         if self.read_key(self.column)[0] is not None:
@@ -845,7 +850,7 @@ class _YamlReader:
         self.marks[()] = _YamlMark(self.row + 1, self.column + 1, self.column, False)
         value = self.read_node(-1, ())
         if self.column >= 0:
-            self.fail("expected nothing after the end of the value", self.column)
+            self.fail("expected the end of the file", self.column)
         return value
 
 
@@ -880,13 +885,13 @@ def _quote_yaml(text):
     for char in text:
         code = ord(char)
         if 0xD800 <= code < 0xE000:
-            raise ValueError(f"a lone surrogate (U+{code:04X}) cannot be written as YAML")
+            raise ValueError("a lone surrogate (U+%04X) cannot be written as YAML" % code)
         if code > 0xFFFF:
-            parts.append(f"\\U{code:08X}")
+            parts.append("\\U%08X" % code)
         elif char in _YAML_WRITTEN or char.isprintable():
             parts.append(_YAML_WRITTEN.get(char, char))
         else:
-            parts.append(f"\\x{code:02X}" if code < 0x100 else f"\\u{code:04X}")
+            parts.append(("\\x%02X" if code < 0x100 else "\\u%04X") % code)
     return '"' + "".join(parts) + '"'
 
 
@@ -896,7 +901,7 @@ def _write_scalar(value, key=None):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
         if value - value != 0:
-            raise ValueError(f"{value} cannot be written as YAML")
+            raise ValueError("%s cannot be written as YAML" % value)
         mantissa, e, exponent = repr(value).partition("e")
         return mantissa + ("" if "." in mantissa else ".0") + e + exponent
     if not isinstance(value, str):
@@ -918,8 +923,9 @@ def _write_lines(value, key=None):
     for name, item in enumerate(value) if isinstance(value, list) else value.items():
         below = _write_lines(item, name)
         head = "-" if isinstance(value, list) else _write_scalar(name) + ":"
-        if len(head) > _YAML_KEY_LENGTH:
-            raise ValueError(f"a key of more than {_YAML_KEY_LENGTH} characters")
+        if len(head) > _YAML_KEY_LENGTH + 1:
+            message = "a key of more than %d characters cannot be written as YAML"
+            raise ValueError(message % _YAML_KEY_LENGTH)
         if head == "-" or not _is_block(item):
             head = head + " " + below.pop(0)
         lines.append(head)
@@ -977,7 +983,7 @@ class _YamlEdit:
         head, tail = line[: mark.start], line[mark.end :]
         if _is_block(value):
             if mark.in_flow:
-                self.refuse(path, "a one-line {...} is not changed")
+                self.refuse(path, _YAML_FLOW)
             head = head.rstrip(" ")
         else:
             head += (" " if head.endswith(":") else "") + lines.pop()
@@ -988,9 +994,10 @@ class _YamlEdit:
         """Add a mapping of one entry to what the entry at `path` holds."""
         holder = self.value_at(path)
         if holder and isinstance(holder, dict):
-            sibling = self.marks[path + (next(iter(holder)),)]
+            first = path + (next(iter(holder)),)
+            sibling = self.marks[first]
             if sibling.in_flow:
-                self.refuse(path, "a one-line {...} is not changed")
+                self.refuse(first, _YAML_FLOW)
             row = self.marks[path].last_line if path else len(self.lines)
             self.insert(row, sibling.column - 1, _write_lines(entry))
         elif holder is not None and holder != {}:
@@ -1012,7 +1019,7 @@ class _YamlEdit:
         """Remove the lines of the entry at `path`; a mapping without entries becomes {}."""
         mark, parent = self.marks[path], path[:-1]
         if mark.in_flow:
-            self.refuse(path, "a one-line {...} is not changed")
+            self.refuse(path, _YAML_FLOW)
         del self.lines[mark.line - 1 : mark.last_line]
         if parent and len(self.value_at(parent)) == 1:
             mark = self.marks[parent]
@@ -1052,16 +1059,16 @@ def yaml_set(text, keys, value):
     and ValueError for a value that YAML cannot hold.
     """
     edit = _YamlEdit(text)
-    intended = _changed(
-        edit.data, keys, lambda mapping: mapping.update({keys[-1]: _as_read(value)})
-    )
     depth = max(depth for depth in range(len(keys) + 1) if not depth or keys[:depth] in edit.marks)
     if depth == len(keys):
         edit.replace(keys, value)
     else:
+        entry = value
         for key in reversed(keys[depth:]):
-            value = {key: value}
-        edit.add(keys[:depth], value)
+            entry = {key: entry}
+        edit.add(keys[:depth], entry)
+    entry = {keys[-1]: _as_read(value)}
+    intended = _changed(edit.data, keys, lambda mapping: mapping.update(entry))
     return edit.finish(keys, intended)
 
 
