@@ -93,7 +93,7 @@ def typed_commands():
                 yield found.group(1).strip()
 
 
-@pytest.mark.parametrize("typed", typed_commands())
+@pytest.mark.parametrize("typed", list(typed_commands()))
 def test_every_command_that_readme_shows_is_one(typed):
     found, options = podstack.long_way(podstack.Line(shlex.split(typed)[1:]))
     assert found.handler and options
