@@ -394,7 +394,7 @@ def one_of(*choices):
 
 def is_token(text):
     """Tell whether `text` can be a token at all: one line of visible ASCII without spaces."""
-    return bool(text) and all("!" <= char <= "~" for char in text)
+    return isinstance(text, str) and bool(text) and all("!" <= char <= "~" for char in text)
 
 
 def percent_encode(text):
@@ -3198,14 +3198,21 @@ def read_oauth_answer(answer):
         answer.status))  # fmt: skip
 
 
-def request_token(http, server, pairs, client_id, **limits):
-    """Return the token answer (RFC 6749 §5.1) to a grant; raises OAuthError, Unreachable."""
+def post_grant(http, server, pairs, client_id, **limits):
+    """Return the Answer of the token endpoint to a grant (RFC 6749 §4)."""
     pairs = server.with_resource(pairs + [("client_id", client_id)])
-    grant = read_oauth_answer(post_form(http, server.endpoint("token_endpoint"), pairs, **limits))
-    http.app.guard(grant.get("refresh_token"))
-    if not isinstance(grant.get("access_token"), str) or not is_token(grant["access_token"]):
+    return post_form(http, server.endpoint("token_endpoint"), pairs, **limits)
+
+
+def read_grant(app, answer):
+    """Return the tokens in an Answer (RFC 6749 §5.1); raises OAuthError, Unreachable."""
+    grant = read_oauth_answer(answer)
+    if not is_token(grant.get("access_token")):
         raise Unreachable("The authorization server's answer holds no token")
-    http.app.guard(grant["access_token"])
+    app.guard(grant["access_token"])
+    if not is_token(grant.get("refresh_token")):
+        grant["refresh_token"] = None
+    app.guard(grant["refresh_token"])
     if str(grant.get("token_type", "bearer")).lower() != "bearer":
         raise Unreachable("The authorization server's token is not a bearer token")
     return grant
@@ -3213,14 +3220,13 @@ def request_token(http, server, pairs, client_id, **limits):
 
 def login_from_grant(app, grant, server, client_id, endpoint, earlier=None):
     """Return the Login that a token answer makes; without a new refresh token the old one stays."""
-    refresh = grant.get("refresh_token")
     span = grant.get("expires_in")
     if isinstance(span, str) and is_digits(span):
         span = int(span[:10])
     timed = isinstance(span, (int, float)) and not isinstance(span, bool) and 0 < span < 1e10
     return Login(
         token=grant["access_token"],
-        refresh_token=refresh if is_token(refresh) else earlier and earlier.refresh_token,
+        refresh_token=grant["refresh_token"] or (earlier and earlier.refresh_token),
         expires=format_time(app.now() + span) if timed else None,
         endpoint=endpoint,
         issuer=server.issuer,
@@ -3561,8 +3567,8 @@ def sign_in_by_browser(app, http, server, client_id, options, launch, complete):
             app.guard(answer[1])
             pairs = [("grant_type", "authorization_code"), ("code", answer[1])]
             pairs += [("redirect_uri", receiver.redirect_uri), ("code_verifier", verifier)]
-            with HeldInterrupts():
-                result = complete(request_token(http, server, pairs, client_id))
+            answer = post_grant(http, server, pairs, client_id)
+            result = complete(read_grant(app, answer))
         except PodError as error:
             receiver.finish("You are not signed in", redact(error.message, app.secrets))
             raise
@@ -3595,8 +3601,7 @@ def sign_in_by_device(app, http, server, client_id, complete):
     app.complain("and enter this code:\n\n  %s\n" % printable(code))
     lifetime, interval = positive(told.get("expires_in"), 600), positive(told.get("interval"), 5)
     grant = poll_device(app, http, server, client_id, told["device_code"], lifetime, interval)
-    with HeldInterrupts():
-        return complete(grant)
+    return complete(grant)
 
 
 def positive(value, default):
@@ -3619,7 +3624,7 @@ def poll_device(app, http, server, client_id, device_code, lifetime, interval):
         if time.monotonic() >= deadline:
             raise AuthError("The code has expired", "Run: podstack auth login --device")
         try:
-            return request_token(http, server, pairs, client_id)
+            return read_grant(app, post_grant(http, server, pairs, client_id))
         except OAuthError as error:
             if error.error == "slow_down":
                 interval += 5
@@ -3671,10 +3676,11 @@ def renew_login(settings, http, credential):
         prove_storage(settings, name, storage)
         client_id = found.login.client_id or DEFAULT_CLIENT_ID
         pairs = [("grant_type", "refresh_token"), ("refresh_token", found.login.refresh_token)]
+        limits["deadline"] = time.monotonic() + REFRESH_SECONDS
+        answer = post_grant(http, server, pairs, client_id, **limits)
         with HeldInterrupts():
-            limits["deadline"] = time.monotonic() + REFRESH_SECONDS
             try:
-                grant = request_token(http, server, pairs, client_id, **limits)
+                grant = read_grant(settings.app, answer)
             except OAuthError as error:
                 return expired_or_newer(settings, name, found, error)
             login = login_from_grant(settings.app, grant, server, client_id, endpoint, found.login)
@@ -4459,7 +4465,8 @@ def record_login(cx, profile, storage, login, user):
         stated = token.get("expires_at")
         if login.expires is None and time_or_none(stated) is not None:
             login.expires = stated
-    save_login(settings, profile.name, login, storage)
+    with cx.config.lock, HeldInterrupts():  # waiting for the lock may be interrupted
+        save_login(settings, profile.name, login, storage)
     place = "the keyring" if storage == "keyring" else settings.path
     who = printable(login.email) if login.email else "a user that was not verified"
     if was_signed_in:
