@@ -27,6 +27,7 @@ SOURCE = os.path.abspath(__file__)
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 10 * 1000 * 1000
+MAX_TOKEN_LETTERS = 16384
 LOCK_SECONDS = 30
 REFRESH_SKEW = 60
 REFRESH_SECONDS = 20
@@ -64,6 +65,7 @@ EXIT_CODES = (
     (7, "service unreachable, rate limited or failing"),
     (130, "interrupted"),
 )
+DOCTOR_HINT = "Find out why: podstack auth doctor"
 
 
 class PodError(Exception):
@@ -107,9 +109,19 @@ class Unreachable(PodError):
 
     code = 7
 
+    def __init__(self, message, hint=None, details=()):
+        super().__init__(message, DOCTOR_HINT if hint is None else hint, details)
+
+
+class Refused(PodError):
+    """The service refused the call itself; the door adds which command's help to read."""
+
 
 class ConfigError(PodError):
     """The config file cannot be read, understood or written."""
+
+    def __init__(self, message, hint=None):
+        super().__init__(message, hint or "Mend it, or set PODSTACK_CONFIG to another file")
 
 
 class KeychainError(PodError):
@@ -1124,9 +1136,9 @@ class App:
         """Return the App of this very process."""
         home = os.path.expanduser("~")
         return cls(
-            stdin=sys.stdin,
-            stdout=escaping_stream(sys.stdout),
-            stderr=escaping_stream(sys.stderr),
+            stdin=lenient_stream(sys.stdin, "surrogateescape"),
+            stdout=lenient_stream(sys.stdout, "backslashreplace"),
+            stderr=lenient_stream(sys.stderr, "backslashreplace"),
             environ=os.environ,
             home=home if os.path.isabs(home) else None,
         )
@@ -1248,12 +1260,14 @@ class App:
             raise PodError("Nothing done")
 
     def ask_secret(self, prompt):
-        """Return a line typed without echo."""
-        if self.read_secret is None:
-            import getpass
+        """Return a line typed without echo; nothing at the end of input."""
+        import getpass
 
-            return getpass.getpass(prompt)
-        return self.read_secret(prompt)
+        try:
+            return (self.read_secret or getpass.getpass)(prompt)
+        except EOFError:
+            self.complain("")
+            return ""
 
     # -- the machine
 
@@ -1383,16 +1397,13 @@ class App:
             return False
 
 
-def escaping_stream(stream):
-    """Return a text stream over `stream` that escapes what its encoding lacks (C locale, 3.6)."""
+def lenient_stream(stream, errors):
+    """Return a text stream over `stream` that no letter can break (C locale, 3.6, wrong bytes)."""
     import io
 
     if stream is None or not hasattr(stream, "buffer"):
         return stream
-    lines = stream.isatty()
-    return io.TextIOWrapper(
-        stream.buffer, stream.encoding, errors="backslashreplace", line_buffering=lines
-    )
+    return io.TextIOWrapper(stream.buffer, stream.encoding, errors, line_buffering=stream.isatty())
 
 
 def end_process(process):
@@ -1956,6 +1967,7 @@ class Settings:
 
     def __init__(self, app, options):
         self.app, self.options = app, options
+        self.creates = False  # auth login and config set create the profile that they name
         self._config = None
 
     @property
@@ -1993,24 +2005,25 @@ class Settings:
                 check_profile_name(text)
                 return Value(text, text, kind, origin)
 
-    def profile(self, create=False):
-        """Return the active Profile; raises NotFound unless it exists or `create` is true."""
+    def profile(self):
+        """Return the active Profile; raises NotFound unless it exists or is to be created."""
         name = self.profile_choice().value
         names = self.config.profile_names()
-        if name not in names and name != DEFAULT_PROFILE and not create and not self.config.broken:
+        exists = name in names or name == DEFAULT_PROFILE
+        if not exists and not self.creates and not self.config.broken:
             raise NotFound(
                 "Profile '%s' does not exist%s" % (name, did_you_mean(name, names)),
                 "Profiles: %s" % (", ".join(names) or "none yet"),
             )
         return self.config.profile(name)
 
-    def candidates(self, name, create=False):
+    def candidates(self, name):
         """Yield a Value for each place that states the setting, the winner first."""
         setting = SETTINGS[name]
         option = setting.option and getattr(self.options, setting.option, None)
         if option:
             yield self.read(setting, option, "option", "--" + setting.option.replace("_", "-"))
-        from_profile = list(self.from_profile(setting, create))
+        from_profile = list(self.from_profile(setting))
         if self.options.profile:
             for value in from_profile:
                 yield value
@@ -2030,9 +2043,9 @@ class Settings:
     def place(self, keys):
         return "%s in %s" % (".".join(keys), self.config.path) if keys else None
 
-    def from_profile(self, setting, create):
+    def from_profile(self, setting):
         if setting.field:
-            profile = self.profile(create)
+            profile = self.profile()
             text = profile.get(setting.field)
             keys = profile.key_of(setting.field)
             if text:
@@ -2046,9 +2059,9 @@ class Settings:
                 raise self.config.error(keys, "must be %s" % error)
             raise UsageError("%s must be %s, not '%s'" % (origin, error, text))
 
-    def find(self, name, create=False):
+    def find(self, name):
         """Return the winning Value of a setting, or None."""
-        return next(self.candidates(name, create), None)
+        return next(self.candidates(name), None)
 
     def get(self, name):
         """Return the effective value of a setting, or None."""
@@ -2388,8 +2401,7 @@ def chosen_storage(settings, options):
         raise UsageError("--use-keyring and --no-keyring exclude each other")
     if options.use_keyring or options.no_keyring:
         return "keyring" if options.use_keyring else "file"
-    found = settings.find("storage", create=True)
-    return found.value if found else default_storage(settings.app)
+    return settings.get("storage") or default_storage(settings.app)
 
 
 class Credential:
@@ -2947,11 +2959,12 @@ def check_service(answer):
     if answer.status == 429:
         wait = retry_after(answer, time.time())
         when = "in %d s" % (wait + 0.999) if wait is not None else "later"
-        raise Unreachable("Rate limited; try again " + when)
+        raise Unreachable("Rate limited; try again " + when, hint="")
     if answer.status >= 500:
         known = answer.headers.get("x-request-id")
         shown = ", request id %s" % printable(known) if known else ""
-        raise Unreachable("Podstack is having trouble (HTTP %d%s)" % (answer.status, shown))
+        message = "Podstack is having trouble (HTTP %d%s)" % (answer.status, shown)
+        raise Unreachable(message, "Try again in a few minutes")
     return answer
 
 
@@ -3812,18 +3825,20 @@ def refusal(answer, what, credential, now):
         kind = TokenExpired if code == "token_expired" or past else InvalidToken
         return kind([credential.origin])
     if answer.status == 403:
-        return PermissionDenied()
+        return PermissionDenied([message] if message else ())
     if answer.status == 402 or code == "insufficient_balance":
         hint = "See: podstack wallet balance"
         return PodError("Insufficient wallet balance", hint, fields or [message or ""])
     if answer.status == 404:
-        return NotFound("%s not found" % what if what else message or "Not found")
+        if what:
+            return NotFound("%s not found" % what, "See: podstack pod list")
+        return NotFound(message or "Not found: %s" % answer.url, DOCTOR_HINT)
     if not message:
         import http.client
 
         name = http.client.responses.get(answer.status, "refused")
         message = "%s (HTTP %d)" % (name, answer.status)
-    return PodError(message, None, fields)
+    return Refused(message, None, fields)
 
 
 class Api:
@@ -4387,7 +4402,8 @@ def auth_login(cx, args):
     """
     app, settings = cx.app, cx.settings
     cx.config.require()
-    profile = settings.profile(create=True)
+    settings.creates = True
+    profile = settings.profile()
     storage = chosen_storage(settings, args)
     endpoint = settings.get("endpoint")
     if args.token is not None:
@@ -4397,8 +4413,7 @@ def auth_login(cx, args):
     if way == "prompt":
         app.complain("This server has no browser login.")
         app.complain("Make an API token in the dashboard: %s" % DASHBOARD_TOKENS)
-        token = app.guard(app.ask_secret("API token: ").strip())
-        return login_with_token(cx, profile, storage, endpoint, token)
+        return login_with_token(cx, profile, storage, endpoint, read_token(app, "-"))
     prove_storage(settings, profile.name, storage)
     client_id = settings.get("client_id")
 
@@ -4412,24 +4427,23 @@ def auth_login(cx, args):
 
 
 def read_token(app, text):
-    """Return the token that --token names: its text, or the first line of stdin for `-`."""
-    if text == "-":
-        text = app.stdin.readline() if app.stdin else ""
-    text = text.strip()
-    app.guard(text)
-    if not is_token(text):
-        raise UsageError(
-            "--token must be one line of visible ASCII" if text else "--token is empty",
-            "Generate a token in the dashboard (%s)" % DASHBOARD_TOKENS,
-        )
-    return text
+    """Return the token in `text`; `-` stands for stdin, which a terminal does not show."""
+    if text == "-" and app.is_terminal(app.stdin):
+        text = app.ask_secret("API token: ")
+    elif text == "-":
+        text = app.stdin.read(MAX_TOKEN_LETTERS + 2) if app.stdin else ""
+    text = app.guard(text.strip())
+    if is_token(text) and len(text) <= MAX_TOKEN_LETTERS:
+        return text
+    raise UsageError(
+        "The token must be one line of visible ASCII" if text else "The token is empty",
+        "Generate one in the dashboard (%s)" % DASHBOARD_TOKENS,
+    )
 
 
 def login_with_token(cx, profile, storage, endpoint, token):
     """Check a token with the server and store it; with --no-verify it is stored unchecked."""
     login = Login(token=token, endpoint=endpoint)
-    if not is_token(token):
-        raise UsageError("That is not a token", "Generate one: %s" % DASHBOARD_TOKENS)
     if cx.options.no_verify:
         return record_login(cx, profile, storage, login, None)
     return finish_login(cx, profile, storage, login)
@@ -4493,12 +4507,10 @@ def auth_status(cx, args):
     try:
         user = cx.api.whoami()
     except PodError as error:
-        if form in ("json", "yaml") and isinstance(error, AuthError):
-            facts = {"authenticated": False, "reason": error.message}
-            print_data(cx, facts, form)
         if isinstance(error, Unreachable):
-            why = error.message
-            raise Unreachable("Could not verify: %s" % why, error.hint, error.details)
+            error.message = "Could not verify: %s" % error.message
+        if form in ("json", "yaml"):
+            print_data(cx, {"authenticated": False, "reason": error.message}, form)
         raise
     token = user.get("token") if isinstance(user.get("token"), dict) else {}
     if form in ("json", "yaml"):
@@ -4573,9 +4585,7 @@ def auth_token_info(cx, args):
 )
 def auth_token(cx, args):
     """Print the effective token alone, refreshed first when it is due."""
-    found = find_credential(cx.settings)
-    if found.login and found.login.refresh_token and is_due(found.login, cx.app.now()):
-        found = fresh_credential(cx.settings, cx.http, found)
+    found = cx.api.credential
     login = found.login
     if login and login.expires_at is not None and login.expires_at <= cx.app.now():
         raise TokenExpired([found.origin])
@@ -4621,23 +4631,23 @@ def auth_revoke(cx, args):
         raise PodError("A token from token_command is not ours to revoke", "Revoke it there")
     cx.confirm("Revoke the token (%s)?" % credential.origin)
     revoke_credential(cx, credential, cx.settings.get("endpoint"))
-    if credential.kind != "environment":
-        forget_login(cx.settings, credential.profile.name)
-    cx.app.say("Token revoked")
     if credential.kind == "environment":
         cx.app.say("PODSTACK_API_TOKEN still holds it: unset it")
+    else:
+        forget_login(cx.settings, credential.profile.name)
     cx.app.say("Sign in again: podstack auth login")
 
 
 def revoke_credential(cx, credential, endpoint):
     """End a token at its server; a 401 means that it was dead already."""
     login = credential.login
-    if login and login.refresh_token:
+    if login and (login.issuer or login.refresh_token):
         server = server_of_login(cx.http, login, endpoint)
         revoke_oauth(cx.http, server, login, login.client_id or DEFAULT_CLIENT_ID)
-        return
+        return cx.app.say("Token revoked")
     try:
         Api(cx.settings, cx.http, credential, endpoint).revoke_token()
+        cx.app.say("Token revoked")
     except AuthError:
         cx.app.say("The token was dead already")
 
@@ -4675,7 +4685,8 @@ def auth_logout(cx, args):
     if app.env("PODSTACK_API_TOKEN"):
         app.say("PODSTACK_API_TOKEN is set and still authenticates: unset it")
     if failed:
-        raise PodError("Not logged out: %s" % ", ".join(failed), "Try again without --revoke")
+        hint = "To forget it here alone: podstack auth logout" if args.revoke else None
+        raise PodError("Not logged out: %s" % ", ".join(failed), hint)
 
 
 def revoke_stored(cx, profile):
@@ -4742,7 +4753,8 @@ class Findings:
         self.add(check, "ok", detail)
 
     def failed(self, check, error):
-        self.add(check, "fail", error.message, error.hint)
+        fix = None if error.hint == DOCTOR_HINT else error.hint
+        self.add(check, "fail", error.message, fix)
 
 
 @command(
@@ -4935,10 +4947,6 @@ class Key:
         return config.profile(self.profile or active).key_of(PROFILE_KEYS[self.name])
 
 
-def active_name(cx):
-    return cx.settings.profile(create=True).name
-
-
 @command(
     "config show",
     "Show the config file, tokens masked",
@@ -5016,7 +5024,8 @@ def config_set(cx, args):
             key.setting.read(value)
     except ValueError as error:
         raise UsageError("%s must be %s, not '%s'" % (args.key, error, value))
-    name = active_name(cx)
+    cx.settings.creates = True
+    name = cx.settings.profile().name
     cx.config.edit(lambda config: [(key.path(config, name), value)])
     cx.app.say("%s set to %s in %s" % (args.key, printable(value), cx.settings.path))
 
@@ -5030,7 +5039,7 @@ def config_set(cx, args):
 def config_unset(cx, args):
     """Remove a key; no error where it is not set."""
     key = Key(args.key, SETTABLE)
-    name = active_name(cx)
+    name = cx.settings.profile().name
     cx.config.edit(lambda config: [(key.path(config, name), None)])
     cx.app.say("%s removed from %s" % (args.key, cx.settings.path))
 
@@ -5192,7 +5201,7 @@ def project_use(cx, args):
 
 
 def store_project(cx, word):
-    name = active_name(cx)
+    name = cx.settings.profile().name
     cx.config.edit(lambda config: [(config.profile(name).key_of("project"), word)])
     cx.app.say("Using project '%s'" % printable(word))
     if cx.app.env("PODSTACK_PROJECT"):
@@ -6350,7 +6359,11 @@ def dispatch(argv, app):
         chosen = long_way(line)
     found, options = chosen
     prepare(app, options)
-    found.handler(Context(app, options), options)
+    try:
+        found.handler(Context(app, options), options)
+    except Refused as error:
+        error.details.append("See: podstack %s --help" % " ".join(found.words))
+        raise
     return 0
 
 
