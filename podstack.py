@@ -587,225 +587,224 @@ def _split_yaml(text):
 
 
 class _YamlReader:
-    """One reading of a file. Positions count from 0; `column` is where the line's content starts.
+    """One reading of a file: a cursor (`row`, `at`, from 0) that each method moves on.
 
-    Methods that take a position `start` return (value, end). A path is made of keys and indexes.
+    Between entries `at` is the column of the next one, -1 at the file's end. A path is made of
+    keys and list indexes; `marks` has one for each path of an entry.
     """
 
     def __init__(self, lines):
         self.lines = [line.rstrip("\r\n") for line in lines]
         self.is_complete = lines[-1:] != self.lines[-1:]
-        self.row, self.line, self.column, self.last_row = -1, "", -1, -1
+        self.row, self.line, self.at, self.last_row = -1, "", -1, -1
         self.marks = {}
 
-    def fail(self, message, column):
-        raise YamlError(message, self.row + 1, column + 1)
+    def fail(self, message, at=None):
+        raise YamlError(message, self.row + 1, (self.at if at is None else at) + 1)
 
-    def refuse(self, what, sign, start):
-        self.fail("%s (%s) are not supported" % (what, sign), start)
+    def check_depth(self, path):
+        if len(path) >= _YAML_DEPTH:
+            self.fail("more than %d levels are not supported" % _YAML_DEPTH)
+
+    # -- moving
 
     def advance(self):
-        """Go to the next line that is not blank or a comment; `column` is -1 at the end."""
+        """Go to the next line that is not blank or a comment, to its first character."""
         self.last_row = self.row
         for row in range(self.row + 1, len(self.lines)):
             content = self.lines[row].lstrip(" ")
             if content and content[0] != "#":
                 self.row, self.line = row, self.lines[row]
-                self.column = len(self.line) - len(content)
+                self.at = len(self.line) - len(content)
                 return
-        self.row, self.line, self.column = len(self.lines), "", -1
+        self.row, self.line, self.at = len(self.lines), "", -1
 
-    def skip_spaces(self, start):
-        """Return the position of the next character that is no space, maybe the line's end."""
-        while self.line.startswith(" ", start):
-            start += 1
-        return start
+    def skip_spaces(self):
+        """Go to the next character that is no space; tell whether more than a comment follows."""
+        while self.line.startswith(" ", self.at):
+            self.at += 1
+        return self.at < len(self.line) and self.line[self.at] != "#"
 
-    def has_content(self, start):
-        return start < len(self.line) and self.line[start] != "#"
+    def next_in_flow(self):
+        """Go to the next character inside [...] or {...} and return it."""
+        if not self.skip_spaces():
+            self.fail("[...] and {...} must end on their line")
+        return self.line[self.at]
 
-    def require_line_end(self, end):
-        start = self.skip_spaces(end)
-        if self.has_content(start) or start == end < len(self.line):
-            self.fail("expected the end of the line (text that holds ': ' needs quotes)", start)
+    def require_line_end(self):
+        """Check that only spaces and a comment follow; the cursor stays."""
+        end = self.at
+        if self.skip_spaces() or end == self.at < len(self.line):
+            self.fail("expected the end of the line (text that holds ': ' needs quotes)")
+        self.at = end
 
-    def read_plain(self, start, in_flow):
+    def require_siblings(self, indent):
+        if self.at > indent:
+            self.fail("unexpected indentation (text over several lines needs |)")
+
+    def at_dash(self):
+        return self.line[self.at : self.at + 2] in ("-", "- ")
+
+    # -- scalars
+
+    def read_text(self, in_flow):
+        return self.read_quoted() if self.line[self.at] in "\"'" else self.read_plain(in_flow)
+
+    def read_plain(self, in_flow):
         """Read unquoted text, up to a comment, the colon of a key or, in flow, a bracket."""
-        line, end = self.line, start
-        stops, ends = (":#\t?,[]{}", " ,[]{}") if in_flow else (":#\t", " ")
-        if line[start] in _YAML_REFUSED:
-            self.refuse(_YAML_REFUSED[line[start]], line[start], start)
+        line, start, end = self.line, self.at, self.at
+        brackets = ",[]{}" if in_flow else ""
+        ends = " " + brackets
+        char, after = line[start], line[start + 1 : start + 2]
+        if char in _YAML_REFUSED:
+            self.fail("%s (%s) are not supported" % (_YAML_REFUSED[char], char))
         if line.startswith(("---", "..."), start):
-            self.fail("document markers (--- and ...) are not supported here", start)
-        is_mark = line[start] in "-?:" and line[start + 1 : start + 2] in ends
-        if is_mark or line[start] in ",[]{}#|'\"@`" or in_flow and line[start] == ":":
-            self.fail("unquoted text cannot start with %r" % line[start], start)
+            self.fail("document markers (--- and ...) are not supported here")
+        if char in ",[]{}#|'\"@`" or char in "-?:" and after in ends or in_flow and char == ":":
+            self.fail("unquoted text cannot start with %r" % char)
         while end < len(line):
-            char = line[end]
-            if char in stops:
-                if char == "\t":
-                    self.refuse("unquoted tabs", char, end)
-                if char == "?":
-                    self.fail("text with '?' inside [...] or {...} needs quotes", end)
-                next_ends = char == ":" and line[end + 1 : end + 2] in ends
-                if next_ends or char == "#" and line[end - 1] == " " or char not in ":#":
-                    break
+            char, after = line[end], line[end + 1 : end + 2]
+            if char == "\t":
+                self.fail("unquoted tabs (\t) are not supported", end)
+            if char == "?" and in_flow:
+                self.fail("text with '?' inside [...] or {...} needs quotes", end)
+            is_comment = char == "#" and line[end - 1] == " "
+            if is_comment or char in brackets or char == ":" and after in ends:
+                break
             end += 1
-        return line[start:end].rstrip(" "), end
+        text = line[start:end].rstrip(" ")
+        self.at += len(text)
+        return text
 
-    def read_escape(self, slash):
-        """Read the escape sequence whose backslash is at `slash`."""
-        kind = self.line[slash + 1 : slash + 2]
-        if kind in _YAML_ESCAPES:
-            return _YAML_ESCAPES[kind], slash + 2
-        end = slash + 2 + _YAML_HEX_LENGTHS.get(kind, 0)
-        digits = self.line[slash + 2 : end]
-        is_hex = digits and not digits.strip("0123456789abcdefABCDEF")
-        code = int(digits, 16) if is_hex and len(digits) == end - slash - 2 else -1
-        if not 0 <= code < 0xD800 and not 0xE000 <= code < 0x110000:
-            self.fail("the escape sequence \\%s is incomplete or not supported" % kind, slash)
-        return chr(code), end
-
-    def read_quoted(self, start):
+    def read_quoted(self):
         """Read text in single or double quotes."""
-        line, quote, parts = self.line, self.line[start], []
-        closing, position = start, start + 1
+        start, quote, parts = self.at, self.line[self.at], []
+        self.at += 1
         while True:
-            closing = closing if closing >= position else line.find(quote, position)
-            if closing < 0:
+            char = self.line[self.at : self.at + 1]
+            if not char:
                 self.fail("quoted text must end on its line", start)
-            slash = line.find("\\", position, closing) if quote == '"' else -1
-            if slash >= 0:
-                char, end = self.read_escape(slash)
-                parts.append(line[position:slash] + char)
-                position = end
-            elif quote == "'" and line.startswith("'", closing + 1):
-                parts.append(line[position : closing + 1])
-                position = closing + 2
-            else:
-                return "".join(parts) + line[position:closing], closing + 1
+            if char == "\\" and quote == '"':
+                parts.append(self.read_escape())
+                continue
+            self.at += 1
+            if char == quote:
+                if quote == '"' or self.line[self.at : self.at + 1] != "'":
+                    return "".join(parts)
+                self.at += 1
+            parts.append(char)
 
-    def read_key(self, start, in_flow=False):
-        """Read a key and its colon; the key is None where there is none."""
-        char = self.line[start]
-        if char in "[{|" or self.line[start : start + 2] in ("-", "- "):
-            return None, start
-        key, end = self.read_quoted(start) if char in "\"'" else self.read_plain(start, in_flow)
-        colon = self.skip_spaces(end)
-        is_key = self.line.startswith(": ", colon) or self.line[colon:] == ":"
-        if is_key or in_flow and self.line.startswith(":", colon):
-            return key, colon + 1
-        return None, start
+    def read_escape(self):
+        """Read an escape sequence, from its backslash on."""
+        kind = self.line[self.at + 1 : self.at + 2]
+        end = self.at + 2 + _YAML_HEX_LENGTHS.get(kind, 0)
+        digits, char = self.line[self.at + 2 : end], _YAML_ESCAPES.get(kind)
+        if digits and not digits.strip("0123456789abcdefABCDEF"):
+            code = int(digits, 16)
+            char = chr(code) if code < 0xD800 or 0xE000 <= code < 0x110000 else None
+        if char is None:
+            self.fail("the escape sequence \\%s is incomplete or not supported" % kind)
+        self.at = end
+        return char
 
-    def read_entry(self, path, start, in_flow=False):
-        """Read a key and its colon; return the entry's path and its mark."""
-        key, end = self.read_key(start, in_flow)
-        if key is None:
-            self.fail("expected 'key: value'", start)
-        if key == "<<" and self.line[start] == "<":
-            self.refuse("merge keys", key, start)
-        if end - start > _YAML_KEY_LENGTH + 1:
-            self.fail("keys of more than %d characters are not supported" % _YAML_KEY_LENGTH, start)
-        path = path + (key,)
-        if path in self.marks:
-            self.fail("the key %r is on line %d already" % (key, self.marks[path].line), start)
-        self.marks[path] = _YamlMark(self.row + 1, start + 1, end, in_flow)
-        return path, self.marks[path]
-
-    def next_in_flow(self, start):
-        """Return the position of the next character inside [...] or {...}."""
-        position = self.skip_spaces(start)
-        if not self.has_content(position):
-            self.fail("[...] and {...} must end on their line", position)
-        return position
-
-    def read_flow_entry(self, mapping, path, start):
-        """Read `key: value` into `mapping`; return where it ends."""
-        path, mark = self.read_entry(path, start, in_flow=True)
-        mapping[path[-1]] = None
-        position = self.next_in_flow(mark.end)
-        if self.line[position] not in ",}":
-            mark.start = position
-            mapping[path[-1]], mark.end = self.read_value(position, path, in_flow=True)
-        return mark.end
-
-    def read_flow(self, start, path):
-        """Read a one-line [...] or {...}."""
-        self.check_depth(path, start)
-        value, closer = ([], "]") if self.line[start] == "[" else ({}, "}")
-        position = self.next_in_flow(start + 1)
-        while self.line[position] != closer:
-            if closer == "}":
-                end = self.read_flow_entry(value, path, position)
-            else:
-                item, end = self.read_value(position, path + (len(value),), in_flow=True)
-                value.append(item)
-            position = self.next_in_flow(end)
-            if self.line[position] == ",":
-                position = self.next_in_flow(position + 1)
-            elif self.line[position] != closer:
-                self.fail("expected ',' or '%s'" % closer, position)
-        return value, position + 1
-
-    def check_depth(self, path, start):
-        if len(path) >= _YAML_DEPTH:
-            self.fail("more than %d levels are not supported" % _YAML_DEPTH, start)
-
-    def read_value(self, start, path, in_flow=False):
-        """Read a scalar, [...] or {...}."""
-        if self.line[start] in "[{":
-            return self.read_flow(start, path)
-        if self.line[start] in "\"'":
-            return self.read_quoted(start)
-        text, _ = self.read_plain(start, in_flow)
-        return None if text in _YAML_NULLS else text, start + len(text)
-
-    def read_literal(self, start, parent):
-        """Read a `|` text, its lines deeper than the column `parent`; the end is its header's.
+    def read_literal(self, parent):
+        """Read a `|` text, its lines deeper than the column `parent`; `at` ends up in its header.
 
         Refused where other readers disagree: a line of spaces, a last line without its break.
         """
-        end = start + (2 if self.line.startswith("|-", start) else 1)
-        if self.line[end : end + 1] not in ("", " "):
+        start, is_stripped = self.at, self.line.startswith("|-", self.at)
+        self.at += 2 if is_stripped else 1
+        if self.line[self.at : self.at + 1] not in ("", " "):
             self.fail("literal texts other than | and |- are not supported", start)
-        self.require_line_end(end)
-        header, indent, texts = self.row, 0, []
-        for row in range(header + 1, len(self.lines)):
-            content = self.lines[row].lstrip(" ")
-            width = len(self.lines[row]) - len(content)
-            if width and not content:
+        self.require_line_end()
+        indent, texts = 0, []
+        for row in range(self.row + 1, len(self.lines)):
+            line = self.lines[row]
+            width = len(line) - len(line.lstrip(" "))
+            if 0 < width == len(line):
                 raise YamlError("a literal text (|) cannot hold a line of spaces", row + 1, 1)
-            if content:
-                indent = indent or width
-                if width < indent or width <= max(parent, 0):
-                    break
-                self.row = row
-            texts.append(self.lines[row][indent:])
+            if line and width < max(indent, parent + 1, 1):
+                break
+            indent = indent or width
+            texts.append(line[indent:])
         else:
             if not self.is_complete:
-                message = "a literal text (|) needs a line break at its end"
-                raise YamlError(message, header + 1, start + 1)
-        if self.row == header:
-            self.fail("a literal text (|) needs a text below it", start)
+                self.fail("a literal text (|) needs a line break at its end", start)
         text = "\n".join(texts).rstrip("\n")
-        return text if end - start == 2 else text + "\n", end
+        if not text:
+            self.fail("a literal text (|) needs a text below it", start)
+        self.row += 1 + text.count("\n")
+        return text if is_stripped else text + "\n"
 
-    def read_inline(self, start, parent, path):
-        """Read the value that starts on this line, and go to the next line."""
-        if self.line[start] == "|":
-            value, end = self.read_literal(start, parent)
-        else:
-            value, end = self.read_value(start, path)
-            self.require_line_end(end)
-        self.advance()
-        return value, end
+    # -- values
 
-    def at_dash(self):
-        return self.line[self.column : self.column + 2] in ("-", "- ")
+    def read_value(self, path, in_flow=False):
+        """Read a scalar, [...] or {...}."""
+        start = self.at
+        if self.line[start] in "[{":
+            return self.read_flow(path)
+        text = self.read_text(in_flow)
+        return None if self.line[start : self.at] in _YAML_NULLS else text
 
-    def check_siblings(self, indent):
-        if self.column > indent:
-            self.fail("unexpected indentation (text over several lines needs |)", self.column)
+    def read_flow(self, path):
+        """Read a one-line [...] or {...}."""
+        self.check_depth(path)
+        value, closer = ([], "]") if self.line[self.at] == "[" else ({}, "}")
+        self.at += 1
+        while self.next_in_flow() != closer:
+            if closer == "]":
+                value.append(self.read_value(path + (len(value),), in_flow=True))
+            else:
+                below, mark = self.read_entry(path, in_flow=True)
+                value[below[-1]] = None
+                if self.next_in_flow() not in ",}":
+                    mark.start = self.at
+                    value[below[-1]] = self.read_value(below, in_flow=True)
+                    mark.end = self.at
+            if self.next_in_flow() == ",":
+                self.at += 1
+            elif self.line[self.at] != closer:
+                self.fail("expected ',' or '%s'" % closer)
+        self.at += 1
+        return value
+
+    def read_key(self, in_flow=False):
+        """Read a key and its colon; returns None, nothing being read, where there is none."""
+        start = self.at
+        if self.line[start] not in "[{|" and not self.at_dash():
+            key = self.read_text(in_flow)
+            self.skip_spaces()
+            colon = self.line[self.at : self.at + 2]
+            if colon in (":", ": ") or in_flow and colon[:1] == ":":
+                self.at += 1
+                return key
+        self.at = start
+        return None
+
+    def read_entry(self, path, in_flow=False):
+        """Read a key and its colon; return the entry's path and its mark."""
+        start, key = self.at, self.read_key(in_flow)
+        if key is None:
+            self.fail("expected 'key: value'")
+        if self.line.startswith("<<", start) and key == "<<":
+            self.fail("merge keys (<<) are not supported", start)
+        if self.at - start > _YAML_KEY_LENGTH + 1:
+            self.fail("keys of more than %d characters are not supported" % _YAML_KEY_LENGTH, start)
+        path += (key,)
+        if path in self.marks:
+            self.fail("the key %r is on line %d already" % (key, self.marks[path].line), start)
+        self.marks[path] = _YamlMark(self.row + 1, start + 1, self.at, in_flow)
+        return path, self.marks[path]
+
+    # -- blocks
+
+    def read_inline(self, parent, path):
+        """Read the value that stands on this line, and check that the line ends with it."""
+        if self.line[self.at] == "|":
+            return self.read_literal(parent)
+        value = self.read_value(path)
+        self.require_line_end()
+        return value
 
     def read_below(self, parent, path):
         """Return what a key or dash with nothing after it holds: the block below, or None.
@@ -813,56 +812,59 @@ class _YamlReader:
         The dashes of a key's list may stand in the key's own column.
         """
         self.advance()
-        is_list = self.column == parent and self.at_dash() and isinstance(path[-1], str)
-        return self.read_node(parent, path) if self.column > parent or is_list else None
+        is_list = self.at == parent and self.at_dash() and isinstance(path[-1], str)
+        return self.read_node(parent, path) if self.at > parent or is_list else None
+
+    def read_node(self, parent, path):
+        """Return the value at the cursor, deeper than the column `parent`."""
+        if self.at_dash():
+            return self.read_sequence(path)
+        start = self.at
+        if self.read_key() is not None:
+            self.at = start
+            return self.read_mapping(path)
+        value = self.read_inline(parent, path)
+        self.advance()
+        return value
 
     def read_sequence(self, path):
-        """Return the list whose first dash is at `column`."""
-        self.check_depth(path, self.column)
-        indent, items = self.column, []
-        while self.column == indent and self.at_dash():
-            self.column = self.skip_spaces(indent + 1)
-            read = self.read_node if self.has_content(self.column) else self.read_below
+        """Return the list whose first dash is at the cursor."""
+        self.check_depth(path)
+        indent, items = self.at, []
+        while self.at == indent and self.at_dash():
+            self.at += 1
+            read = self.read_node if self.skip_spaces() else self.read_below
             items.append(read(indent, path + (len(items),)))
-        self.check_siblings(indent)
+        self.require_siblings(indent)
         return items
 
     def read_mapping(self, path):
-        """Return the mapping whose first key is at `column`."""
-        self.check_depth(path, self.column)
-        indent, mapping = self.column, {}
-        while self.column == indent:
-            below, mark = self.read_entry(path, indent)
-            start = self.skip_spaces(mark.end)
-            if self.has_content(start):
-                mark.start = start
-                value, mark.end = self.read_inline(start, indent, below)
+        """Return the mapping whose first key is at the cursor."""
+        self.check_depth(path)
+        indent, mapping = self.at, {}
+        while self.at == indent:
+            below, mark = self.read_entry(path)
+            if self.skip_spaces():
+                mark.start = self.at
+                mapping[below[-1]] = self.read_inline(indent, below)
+                mark.end = self.at
+                self.advance()
             else:
-                value = self.read_below(indent, below)
-            mapping[below[-1]] = value
+                mapping[below[-1]] = self.read_below(indent, below)
             mark.last_line = self.last_row + 1
-        self.check_siblings(indent)
+        self.require_siblings(indent)
         return mapping
-
-    def read_node(self, parent, path):
-        """Return the value that starts at `column`, deeper than the column `parent`."""
-        if self.at_dash():
-            return self.read_sequence(path)
-        if self.read_key(self.column)[0] is not None:
-            return self.read_mapping(path)
-        return self.read_inline(self.column, parent, path)[0]
 
     def read_document(self):
         """Return the file's one value."""
         self.advance()
-        if self.line[:4] in ("---", "--- ") and not self.has_content(self.skip_spaces(3)):
+        if self.line[:4] in ("---", "--- ") and self.line[3:].lstrip(" ")[:1] in ("", "#"):
             self.advance()
-        if self.column < 0:
-            return None
-        self.marks[()] = _YamlMark(self.row + 1, self.column + 1, self.column, False)
-        value = self.read_node(-1, ())
-        if self.column >= 0:
-            self.fail("expected the end of the file", self.column)
+        root = self.marks[()] = _YamlMark(self.row + 1, self.at + 1, self.at, False)
+        root.last_line = len(self.lines)
+        value = self.read_node(-1, ()) if self.at >= 0 else None
+        if self.at >= 0:
+            self.fail("expected the end of the file")
         return value
 
 
@@ -883,12 +885,8 @@ def yaml_load(text):
 
 def _is_timestamp(text):
     """Tell whether `text` is a UTC time like 2024-12-31T00:00:00Z, of a day that exists."""
-    from datetime import datetime
-
-    try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").isoformat() + "Z" == text
-    except ValueError:
-        return False
+    seconds = time_or_none(text)
+    return seconds is not None and seconds >= 0 and format_time(seconds) == text
 
 
 def _quote_yaml(text):
@@ -923,6 +921,14 @@ def _write_scalar(value, key=None):
     return value if is_plain or key == "expires" and _is_timestamp(value) else _quote_yaml(value)
 
 
+def _write_key(key):
+    text = _write_scalar(key)
+    if len(text) > _YAML_KEY_LENGTH:
+        message = "a key of more than %d characters cannot be written as YAML"
+        raise ValueError(message % _YAML_KEY_LENGTH)
+    return text + ":"
+
+
 def _is_block(value):
     return bool(value) and isinstance(value, (dict, list))
 
@@ -931,17 +937,12 @@ def _write_lines(value, key=None):
     """Return the lines of `value`, the value of `key`; what is no block takes one."""
     if not _is_block(value):
         return [_write_scalar(value, key)]
-    lines = []
-    for name, item in enumerate(value) if isinstance(value, list) else value.items():
-        below = _write_lines(item, name)
-        head = "-" if isinstance(value, list) else _write_scalar(name) + ":"
-        if len(head) > _YAML_KEY_LENGTH + 1:
-            message = "a key of more than %d characters cannot be written as YAML"
-            raise ValueError(message % _YAML_KEY_LENGTH)
-        if head == "-" or not _is_block(item):
-            head = head + " " + below.pop(0)
-        lines.append(head)
-        lines += ["  " + line for line in below]
+    is_list, lines = isinstance(value, list), []
+    for name, item in enumerate(value) if is_list else value.items():
+        head, below = "-" if is_list else _write_key(name), _write_lines(item, name)
+        if is_list or not _is_block(item):
+            head += " " + below.pop(0)
+        lines += [head] + ["  " + line for line in below]
     return lines
 
 
@@ -973,8 +974,7 @@ class _YamlEdit:
         self.newline = first[len(first.rstrip("\r\n")) :] or "\n"
 
     def refuse(self, path, message):
-        mark = self.marks[path]
-        raise YamlError(message, mark.line, mark.column)
+        raise YamlError(message, self.marks[path].line, self.marks[path].column)
 
     def value_at(self, path):
         value = self.data
@@ -992,40 +992,33 @@ class _YamlEdit:
         """Give the entry at `path` another value; a comment on the line of its key stays."""
         mark, lines = self.marks[path], _write_lines(value, path[-1])
         line = self.lines[mark.line - 1]
-        head, tail = line[: mark.start], line[mark.end :]
-        if _is_block(value):
-            if mark.in_flow:
-                self.refuse(path, _YAML_FLOW)
-            head = head.rstrip(" ")
-        else:
+        head = line[: mark.start]
+        if not _is_block(value):
             head += (" " if head.endswith(":") else "") + lines.pop()
-        self.lines[mark.line - 1 : mark.last_line] = [head + tail]
+        elif mark.in_flow:
+            self.refuse(path, _YAML_FLOW)
+        else:
+            head = head.rstrip(" ")
+        self.lines[mark.line - 1 : mark.last_line] = [head + line[mark.end :]]
         self.insert(mark.line, mark.column + 1, lines)
 
     def add(self, path, entry):
         """Add a mapping of one entry to what the entry at `path` holds."""
-        holder = self.value_at(path)
+        holder, mark = self.value_at(path), self.marks[path]
         if holder and isinstance(holder, dict):
             first = path + (next(iter(holder)),)
-            sibling = self.marks[first]
-            if sibling.in_flow:
+            if self.marks[first].in_flow:
                 self.refuse(first, _YAML_FLOW)
-            row = self.marks[path].last_line if path else len(self.lines)
-            self.insert(row, sibling.column - 1, _write_lines(entry))
+            self.insert(mark.last_line, self.marks[first].column - 1, _write_lines(entry))
         elif holder is not None and holder != {}:
             self.refuse(path, "expected keys and values here")
         elif path:
             self.replace(path, entry)
         else:
-            self.drop_root()
+            if holder == {}:  # of the root's line only a comment stays
+                rest = self.lines[mark.line - 1].partition("}")[2].lstrip(" ")
+                self.lines[mark.line - 1 : mark.line] = [rest] if rest.strip() else []
             self.insert(len(self.lines), 0, _write_lines(entry))
-
-    def drop_root(self):
-        """Remove the {} that is all that the text holds."""
-        if self.data == {}:
-            row = self.marks[()].line - 1
-            rest = self.lines[row].partition("}")[2].lstrip(" ")
-            self.lines[row : row + 1] = [rest] if rest.strip() else []
 
     def remove(self, path):
         """Remove the lines of the entry at `path`; a mapping without entries becomes {}."""
@@ -1038,30 +1031,24 @@ class _YamlEdit:
             line = self.lines[mark.line - 1]
             self.lines[mark.line - 1] = line[: mark.start] + " {}" + line[mark.end :]
 
-    def finish(self, keys, intended):
-        """Return the edited text, or refuse it when it does not hold what it is meant to hold."""
+    def holder_of(self, keys):
+        """Return the mapping in `data` that has, or will have, the last of `keys`."""
+        self.data = holder = self.data or {}
+        for key in keys[:-1]:
+            holder[key] = holder.get(key) or {}
+            holder = holder[key]
+        return holder
+
+    def finish(self, path):
+        """Return the edited text; what does not hold `data` now is refused, at `path`."""
         text = self.bom + "".join(self.lines)
         try:
-            is_right = (yaml_load(text) or {}) == intended
+            is_right = (yaml_load(text) or {}) == self.data
         except YamlError:
             is_right = False
         if not is_right:
-            path = max(
-                (keys[:depth] for depth in range(len(keys) + 1) if keys[:depth] in self.marks),
-                key=len,
-            )
             self.refuse(path, "this entry cannot be changed without changing its neighbours")
         return text
-
-
-def _changed(mapping, keys, change):
-    """Return a copy of nested dicts; `change` is called with the copy that has the last key."""
-    copy = dict(mapping or {})
-    if len(keys) > 1:
-        copy[keys[0]] = _changed(copy.get(keys[0]), keys[1:], change)
-    else:
-        change(copy)
-    return copy
 
 
 def yaml_set(text, keys, value):
@@ -1070,18 +1057,14 @@ def yaml_set(text, keys, value):
     Raises YamlError where that cannot be done (inside a one-line {...}, below a text or a list)
     and ValueError for a value that YAML cannot hold.
     """
-    edit = _YamlEdit(text)
-    depth = max(depth for depth in range(len(keys) + 1) if not depth or keys[:depth] in edit.marks)
-    if depth == len(keys):
-        edit.replace(keys, value)
-    else:
-        entry = value
-        for key in reversed(keys[depth:]):
-            entry = {key: entry}
-        edit.add(keys[:depth], entry)
-    entry = {keys[-1]: _as_read(value)}
-    intended = _changed(edit.data, keys, lambda mapping: mapping.update(entry))
-    return edit.finish(keys, intended)
+    edit, depth, new = _YamlEdit(text), len(keys), value
+    while keys[:depth] not in edit.marks:
+        depth -= 1
+        new = {keys[depth]: new}
+    change = edit.replace if depth == len(keys) else edit.add
+    change(keys[:depth], new)
+    edit.holder_of(keys)[keys[-1]] = _as_read(value)
+    return edit.finish(keys[:depth])
 
 
 def yaml_unset(text, keys):
@@ -1092,9 +1075,9 @@ def yaml_unset(text, keys):
     edit = _YamlEdit(text)
     if keys not in edit.marks:
         return text
-    intended = _changed(edit.data, keys, lambda mapping: mapping.pop(keys[-1]))
     edit.remove(keys)
-    return edit.finish(keys, intended)
+    del edit.holder_of(keys)[keys[-1]]
+    return edit.finish(keys)
 
 
 # == app: everything outside the program =====================================================
