@@ -518,8 +518,8 @@ DUMPED = [
     ("plain words", ["a.b-c/d@e+f_9", "_x", "Nope"], "- a.b-c/d@e+f_9\n- _x\n- Nope\n"),
     (
         "words with a meaning",
-        ["null", "True", "NO", "y", "off"],
-        '- "null"\n- "True"\n- "NO"\n- "y"\n- "off"\n',
+        ["null", "True", "NO", "y", "N", "off"],
+        '- "null"\n- "True"\n- "NO"\n- "y"\n- "N"\n- "off"\n',
     ),
     (
         "marks with a meaning",
