@@ -1458,10 +1458,11 @@ def read_file(app, path):
         return None, None
     except OSError as error:
         raise os_error("read", path, error)
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(descriptor)
+        raise ConfigError("Cannot read %s: it is not a regular file" % path)
     with open(descriptor, "rb") as stream:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise ConfigError("Cannot read %s: it is not a regular file" % path)
         if hasattr(os, "geteuid") and os.geteuid() not in (0, facts.st_uid):
             raise ConfigError(
                 "Cannot use %s: it belongs to another user (uid %d)" % (path, facts.st_uid),
@@ -4465,10 +4466,10 @@ def record_login(cx, profile, storage, login, user):
     with cx.config.lock, HeldInterrupts():  # waiting for the lock may be interrupted
         save_login(settings, profile.name, login, storage)
     place = "the keyring" if storage == "keyring" else settings.path
-    who = printable(login.email) if login.email else "a user that was not verified"
+    who = "as " + printable(login.email) if login.email else "(the token was not verified)"
     if was_signed_in:
         app.say("Replaced the login of %s" % (printable(earlier) if earlier else "this profile"))
-    app.say("Signed in as %s" % who)
+    app.say("Signed in %s" % who)
     app.say("Profile '%s': token stored in %s" % (profile.name, place))
     if app.env("PODSTACK_API_TOKEN"):
         app.say("PODSTACK_API_TOKEN is set and overrides this login: unset it to use the login")
