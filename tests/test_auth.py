@@ -150,8 +150,7 @@ def podstack_shell(words):
 def test_no_verify_stores_a_token_unchecked(cli, api, config):
     done = cli("auth", "login", "--token", UNKNOWN, "--no-verify")
     assert done.err == (
-        "Signed in (the token was not verified)\n"
-        "Profile 'default': token stored in %s\n" % config
+        "Signed in (the token was not verified)\nProfile 'default': token stored in %s\n" % config
     )
     assert api.requests == []
     assert "  token: %s\n" % UNKNOWN in config.read_text()
