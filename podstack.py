@@ -504,7 +504,9 @@ def split_authority(authority, default_port):
 def safe_url(text, what, loopback=False):
     """Return the `Url` that a server named as `what`: https, or http where `loopback` allows it."""
     try:
-        url = parse_url(text if isinstance(text, str) else "")
+        if not isinstance(text, str) or not text:
+            raise ValueError("it is not a text")
+        url = parse_url(text)
         if url.scheme == "http" and not (loopback and url.is_loopback):
             raise ValueError("it is not https")
         return url
@@ -1086,7 +1088,7 @@ def yaml_unset(text, keys):
 # character reach stderr, nor hand the token to another program.
 
 TEXT_BROWSERS = ("lynx", "w3m", "links", "links2", "elinks", "www-browser")
-DESKTOP_BROWSERS = ("xdg-open", "firefox", "chromium", "google-chrome", "chromium-browser")
+X_BROWSERS = ("x-www-browser", "firefox", "chromium", "google-chrome", "chromium-browser")
 COLORS = {"red": "31", "yellow": "33", "green": "32"}
 
 
@@ -1101,13 +1103,13 @@ class App:
     """The world as the program sees it; every part can be replaced by keyword."""
 
     def __init__(self, stdin, stdout, stderr, environ, home=None, platform=sys.platform,
-                 now=time.time, sleep=time.sleep, read_secret=None):  # fmt: skip
+                 now=time.time, clock=time.monotonic, sleep=time.sleep,
+                 read_secret=None):  # fmt: skip
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
         self.environ = environ
         self.home = home
         self.platform = platform
-        self.now = now
-        self.sleep = sleep
+        self.now, self.clock, self.sleep = now, clock, sleep
         self.read_secret = read_secret
         self.secrets = set()
         self.quiet = self.debugging = self.assume_yes = False
@@ -1185,11 +1187,13 @@ class App:
             self.status_shown = text
 
     def countdown(self, what, left):
-        """Show a wait with the time that is left, or once where lines cannot be replaced."""
+        """Show a wait with the time that is left; once where lines cannot be replaced."""
+        shown = "%s: %d:%02d left" % (what, left // 60, left % 60)
         if self.is_terminal(self.stderr):
-            self.status("%s: %d:%02d left" % (what, left // 60, left % 60))
-        else:
-            self.status("%s ..." % what)
+            self.status(shown)
+        elif self.status_shown != what:
+            self.status_shown = what
+            self.say(shown)
 
     def countup(self, what, count):
         """Show how far a long reading is, on a terminal only."""
@@ -1263,10 +1267,8 @@ class App:
         return bool(self.env("WSL_DISTRO_NAME") or self.env("WSL_INTEROP"))
 
     @property
-    def in_container(self):
-        marks = ("/.dockerenv", "/run/.containerenv")
-        named = self.env("container") or self.env("KUBERNETES_SERVICE_HOST")
-        return bool(named) or any(os.path.exists(mark) for mark in marks)
+    def has_display(self):
+        return bool(self.env("DISPLAY") or self.env("WAYLAND_DISPLAY"))
 
     def which(self, program):
         """Return a program's absolute path, or None; relative PATH entries are skipped."""
@@ -1342,20 +1344,39 @@ class App:
     def browser_command(self):
         """Return the argv that opens a page here (`%s` is the address), or None."""
         for choice in (self.env("BROWSER") or "").split(os.pathsep):
-            import shlex
-
-            words = shlex.split(choice)
-            program = words and (words[0] if os.path.isabs(words[0]) else self.which(words[0]))
-            if program and os.path.basename(program) not in TEXT_BROWSERS:
-                rest = words[1:] if "%s" in choice else words[1:] + ["%s"]
-                return [program] + rest
-        if self.is_windows:
-            return ["rundll32.exe", "url.dll,FileProtocolHandler", "%s"]
+            command = self.chosen_browser(choice)
+            if command:
+                return command
         if self.platform == "darwin":
             return ["/usr/bin/open", "%s"]
-        names = ("wslview",) + DESKTOP_BROWSERS if self.is_wsl else DESKTOP_BROWSERS
-        program = next((path for path in map(self.which, names) if path), None)
+        windows = None
+        if self.is_windows:
+            root = self.env("SystemRoot") or "C:\\Windows"
+            windows = os.path.join(root, "System32", "rundll32.exe")
+        elif self.is_wsl:
+            windows = self.which("rundll32.exe")
+            if self.which("wslview"):
+                return [self.which("wslview"), "%s"]
+        if windows:
+            return [windows, "url.dll,FileProtocolHandler", "%s"]
+        if not self.has_display:  # there xdg-open would start a text browser
+            return None
+        found = (self.which(name) for name in ("xdg-open",) + X_BROWSERS)
+        program = next((path for path in found if path and not is_text_browser(path)), None)
         return [program, "%s"] if program else None
+
+    def chosen_browser(self, choice):
+        """Return the argv of one choice of BROWSER, or None where it is not to be started."""
+        import shlex
+
+        try:
+            words = shlex.split(choice)
+        except ValueError:
+            return None
+        program = self.which(words[0]) if words else None
+        if program is None or is_text_browser(program):
+            return None
+        return [program] + words[1:] + ([] if "%s" in choice else ["%s"])
 
     def browse(self, address):
         """Open a page without waiting for the browser; False where none could be started."""
@@ -1364,20 +1385,24 @@ class App:
         command = self.browser_command()
         if command is None:
             return False
-        if command[0] == "rundll32.exe":
-            folder = self.env("SystemRoot") or "C:\\Windows"
-            command[0] = os.path.join(folder, "System32", "rundll32.exe")
         argv = [word.replace("%s", address) for word in command]
         null = subprocess.DEVNULL
+        # xdg-open tries these last; left to itself it would go on with text browsers.
+        wrapped = os.path.basename(argv[0]) == "xdg-open"
+        environ = self.child_environ({"BROWSER": ":".join(X_BROWSERS)} if wrapped else None)
         detached = {} if self.is_windows else {"start_new_session": True}
         try:
-            subprocess.Popen(
-                argv, stdin=null, stdout=null, stderr=null, env=self.child_environ(), **detached
-            )
+            subprocess.Popen(argv, stdin=null, stdout=null, stderr=null, env=environ, **detached)
             return True
         except OSError as error:
-            self.debug("cannot start %s: %s" % (command[0], error))
+            self.debug("cannot start %s: %s" % (argv[0], error))
             return False
+
+
+def is_text_browser(program):
+    """Tell whether a program is a browser for terminals, by its name or what it is a link to."""
+    names = (program, os.path.realpath(program))
+    return any(os.path.basename(name) in TEXT_BROWSERS for name in names)
 
 
 def lenient_stream(stream, errors):
@@ -3076,7 +3101,9 @@ PAGE = """<!DOCTYPE html>
 <script nonce="%(nonce)s">history.replaceState(null, "", "/")</script></head>
 <body><main><h1>%(title)s</h1><p>%(text)s</p></main></body></html>
 """
-WAITING_PAGE = ("Still signing in", "The terminal tells how it ended.")
+GOOD, BAD, OPEN = "#2e7d5b", "#b3452c", "#8a6d1d"  # the page's one accent
+INTERRUPTED = ("You are not signed in", "The sign-in was interrupted.", BAD)
+STILL_OPEN = ("Still signing in", "The terminal tells how it ends.", OPEN)
 
 
 class OAuthError(PodError):
@@ -3091,20 +3118,29 @@ class OAuthError(PodError):
 
 
 class AuthServer:
-    """An authorization server: `issuer`, `metadata`, and the `resource` to name, or None."""
+    """An authorization server: `issuer`, `metadata`, its checked `endpoints`, and `resource`."""
 
-    __slots__ = ("issuer", "metadata", "resource", "loopback")
+    __slots__ = ("issuer", "metadata", "endpoints", "resource", "loopback")
 
     def __init__(self, issuer, metadata, resource, loopback):
         self.issuer, self.metadata = issuer, metadata
         self.resource, self.loopback = resource, loopback
+        self.endpoints = {}
+        for name in ("authorization", "token", "device_authorization", "revocation"):
+            address = metadata.get(name + "_endpoint")
+            if address is not None:
+                self.endpoints[name] = safe_url(
+                    address, name.replace("_", " ") + " endpoint", loopback
+                )
 
     def has(self, name):
-        return bool(self.metadata.get(name))
+        return name in self.endpoints
 
     def endpoint(self, name):
-        """Return the checked Url of one of its endpoints; raises PodError."""
-        return safe_url(self.metadata.get(name), name.replace("_", " "), self.loopback)
+        """Return the Url of one of its endpoints; raises PodError."""
+        if name not in self.endpoints:
+            raise PodError("The authorization server has no %s endpoint" % name)
+        return self.endpoints[name]
 
     def scope(self):
         wanted = ["openid", "profile", "email", "offline_access"]
@@ -3198,7 +3234,7 @@ def read_oauth_answer(answer):
 def post_grant(http, server, pairs, client_id, **limits):
     """Return the Answer of the token endpoint to a grant (RFC 6749 §4)."""
     pairs = server.with_resource(pairs + [("client_id", client_id)])
-    return post_form(http, server.endpoint("token_endpoint"), pairs, **limits)
+    return post_form(http, server.endpoint("token"), pairs, **limits)
 
 
 def read_grant(app, answer):
@@ -3263,14 +3299,15 @@ class Surroundings:
             raise TypeError("surroundings have no %s" % ", ".join(facts))
 
     @classmethod
-    def of(cls, app):
+    def of(cls, app, exists=os.path.exists):
         linux = not app.is_windows and app.platform != "darwin" and not app.is_wsl
+        named = app.env("container") or app.env("KUBERNETES_SERVICE_HOST")
         return cls(
             terminal=app.is_interactive,
             browser_variable=bool(app.env("BROWSER")),
             ssh=bool(app.env("SSH_CONNECTION") or app.env("SSH_TTY")),
-            container=app.in_container,
-            headless=linux and not (app.env("DISPLAY") or app.env("WAYLAND_DISPLAY")),
+            container=bool(named) or exists("/.dockerenv") or exists("/run/.containerenv"),
+            headless=linux and not app.has_display,
             graphical=app.browser_command() is not None,
         )
 
@@ -3280,7 +3317,7 @@ def choose_way(options, server, place):
 
     The first case that matches wins; raises UsageError where nobody is there to sign in.
     """
-    if options.token:
+    if options.token is not None:
         return "token"
     no_terminal = UsageError(
         "There is no terminal to sign in from",
@@ -3291,8 +3328,9 @@ def choose_way(options, server, place):
             return "prompt"
         raise no_terminal
     if options.device:
-        if not server.has("device_authorization_endpoint"):
-            raise PodError("This server has no device login", "Use: podstack auth login --browser")
+        if not server.has("device_authorization"):
+            raise PodError("This server has no device login",
+                           "Use: podstack auth login --no-browser")  # fmt: skip
         return "device"
     if options.no_browser:
         return "url"
@@ -3301,7 +3339,7 @@ def choose_way(options, server, place):
     if not place.terminal:
         raise no_terminal
     if place.ssh or place.container or place.headless or not place.graphical:
-        return "device" if server.has("device_authorization_endpoint") else "url"
+        return "device" if server.has("device_authorization") else "url"
     return "browser"
 
 
@@ -3334,7 +3372,7 @@ def read_callback(query, state, server):
         raise ValueError("it comes from another issuer")
     if "error" in form:
         return "error", OAuthError(form["error"], form.get("error_description"))
-    if not is_token(form.get("code", "")):
+    if not is_token(form.get("code")):
         raise ValueError("it holds no code")
     return "code", form["code"]
 
@@ -3354,7 +3392,7 @@ class Receiver:
         self.answers = queue.Queue()
         self.first = threading.Lock()
         self.ended, self.shown = threading.Event(), threading.Event()
-        self.page, self.from_browser = WAITING_PAGE, False
+        self.outcome, self.from_browser = INTERRUPTED, False
         self.server = callback_server(self, port)
         self.port = self.server.server_address[1]
         self.redirect_uri = "http://127.0.0.1:%d/callback" % self.port
@@ -3383,38 +3421,41 @@ class Receiver:
     def paste(self, line):
         """Take the callback address that somebody copied out of a browser elsewhere."""
         try:
-            url = parse_url(line)
+            url = parse_url(line.partition("#")[0])  # a browser keeps the fragment to itself
         except ValueError:
             url = None
         if url is None or "%s%s" % (url.origin, url.path) != self.redirect_uri:
             raise ValueError("it does not begin with %s" % self.redirect_uri)
         self.deliver(url.query, False)
 
-    def wait(self, app, deadline):
-        """Return the answer, or None when the time is up; shows the time left."""
+    def wait(self, app, seconds):
+        """Return the answer, showing the time left; raises AuthError when it is up."""
         import queue
 
-        while time.monotonic() < deadline:
-            app.countdown("Waiting for the browser", deadline - time.monotonic())
+        deadline = app.clock() + seconds
+        while app.clock() < deadline:
+            left = deadline - app.clock()
+            app.countdown("Waiting for the browser", left)
             try:
-                return self.answers.get(timeout=min(0.5, max(0.01, deadline - time.monotonic())))
+                return self.answers.get(timeout=max(0.01, min(0.5, left)))
             except queue.Empty:
                 continue
-        return None
+        raise AuthError("Nobody signed in within %g s" % seconds, "Run: podstack auth login")
 
-    def finish(self, title, text):
-        self.page = (title, text)
+    def finish(self, *outcome):
+        self.outcome = outcome
         self.ended.set()
 
 
 def callback_server(receiver, port):
     """Return the TCP server for a Receiver, bound to 127.0.0.1 alone (RFC 8252 §8.3)."""
     import http.server
+    import socket
     import socketserver
 
     class Handler(http.server.BaseHTTPRequestHandler):
         timeout = 5
-        server_version, sys_version = "podstack", ""
+        default_request_version = "HTTP/1.0"  # an answer to HTTP/0.9 has no status
 
         def log_message(self, *_):
             pass
@@ -3430,9 +3471,11 @@ def callback_server(receiver, port):
                 receiver.deliver(query, True)
             except ValueError as error:
                 return self.show(400, "This answer was not taken", "Because %s." % error)
-            receiver.ended.wait(120)
-            self.show(200, *receiver.page)
-            receiver.shown.set()
+            try:
+                done = receiver.ended.wait(120)
+                self.show(200, *(receiver.outcome if done else STILL_OPEN))
+            finally:
+                receiver.shown.set()
 
         def refuse(self):
             self.show(405, "Not this way", "Only GET is answered here.")
@@ -3440,28 +3483,26 @@ def callback_server(receiver, port):
         do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = refuse
 
         def send_error(self, code, message=None, explain=None):
-            self.show(405 if code == 501 else code, "Not understood", message or "")
+            # http.server's own words for what it cannot read; 501 is a method without a handler
+            self.show({501: 405, 505: 400}.get(code, code), "Not understood", message or "")
 
-        def show(self, status, title, text):
-            nonce, body = random_text(16), None
-            body = outcome_page(title, text, nonce, status == 200).encode("utf-8")
+        def show(self, status, title, text, accent=BAD):
+            nonce = random_text(16)
+            body = outcome_page(title, text, accent, nonce).encode("utf-8", "replace")
             self.close_connection = True
             self.send_response_only(status)
-            policy = "default-src 'none'; style-src 'nonce-%s'; script-src 'nonce-%s'; " % (
-                nonce, nonce)  # fmt: skip
-            for name, value in (
-                ("Content-Type", "text/html; charset=utf-8"),
-                ("Content-Length", str(len(body))),
-                ("Content-Security-Policy", policy + "base-uri 'none'; frame-ancestors 'none'"),
-                ("Referrer-Policy", "no-referrer"),
-                ("Cache-Control", "no-store"),
-                ("X-Content-Type-Options", "nosniff"),
-                ("Connection", "close"),
-            ):
+            for name, value in page_headers(nonce) + (("Content-Length", str(len(body))),):
                 self.send_header(name, value)
             self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
+            self.wfile.write(b"" if self.command == "HEAD" else body)
+
+        def finish(self):
+            """Read on for a while: closing with bytes unread would reset what was answered."""
+            self.connection.shutdown(socket.SHUT_WR)
+            for _ in range(64):
+                if not self.rfile.read1(65536):
+                    break
+            super().finish()
 
     # TCPServer: HTTPServer.server_bind does a reverse look-up, half a minute on some Macs.
     class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
@@ -3479,31 +3520,44 @@ def callback_server(receiver, port):
         raise PodError("Cannot listen on port %d: %s" % (port, error.strerror), hint)
 
 
-def outcome_page(title, text, nonce, good):
+def page_headers(nonce):
+    """Return the headers of every page: nothing is loaded, framed, kept or passed on."""
+    policy = "default-src 'none'; style-src 'nonce-%s'; script-src 'nonce-%s'; " % (nonce, nonce)
+    return (
+        ("Content-Type", "text/html; charset=utf-8"),
+        ("Content-Security-Policy", policy + "base-uri 'none'; frame-ancestors 'none'"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cache-Control", "no-store"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Connection", "close"),
+    )
+
+
+def outcome_page(title, text, accent, nonce):
     """Return the page that the browser shows; it loads nothing and escapes what it shows."""
     import html
 
-    return PAGE % {
-        "title": html.escape(title),
-        "text": html.escape(text),
-        "nonce": nonce,
-        "style": PAGE_STYLE % ("#2e7d5b" if good else "#b3452c"),
-    }
+    shown = {"title": html.escape(title), "text": html.escape(text)}
+    return PAGE % dict(shown, nonce=nonce, style=PAGE_STYLE % accent)
 
 
 def read_pasted(app, receiver):
     """In a thread of its own: take pasted callback addresses until one is right."""
+    limit = 1023 if app.platform == "darwin" else 4095
     while not receiver.answers.qsize():
-        line = app.stdin.readline()
-        if not line:
-            return
         try:
-            if line.strip():
+            line = app.stdin.readline()
+            if len(line.rstrip("\r\n")) >= limit:
+                app.say("The terminal cut that address off. From another shell here, run:")
+                app.say("  curl 'ADDRESS'")
+            elif line.strip():
                 return receiver.paste(line.strip())
-        except ValueError as error:
+            elif not line:
+                return
+        except ValueError as error:  # of bytes that are no text, too
             app.say("That address was not taken: %s" % error)
-            if len(line) >= (1023 if app.platform == "darwin" else 4095):
-                app.say("The terminal cut the line: paste it into a file and try --callback-port")
+        except OSError:
+            return
 
 
 def authorization_url(server, client_id, receiver, state, challenge):
@@ -3520,9 +3574,9 @@ def authorization_url(server, client_id, receiver, state, challenge):
     pairs += [("scope", scope)] if scope else []
     if "offline_access" in scope.split():  # OpenID Connect Core §11: else that scope is dropped
         pairs.append(("prompt", "consent"))
-    url = server.endpoint("authorization_endpoint")
-    url.query += ("&" if url.query else "") + encode_query(server.with_resource(pairs))
-    return str(url)
+    url = server.endpoint("authorization")
+    query = (url.query + "&" if url.query else "") + encode_query(server.with_resource(pairs))
+    return str(Url(url.scheme, url.host, url.port, url.path, query))
 
 
 def ssh_hint(app, port):
@@ -3533,43 +3587,45 @@ def ssh_hint(app, port):
     return "ssh -L %d:127.0.0.1:%d %s@%s" % (port, port, printable(user), printable(host))
 
 
+def show_address(app, address, receiver, launch):
+    """Tell where to sign in, open that where it can be, and say how to do it elsewhere."""
+    import threading
+
+    app.complain("Open this address to sign in:\n\n  %s\n" % address)
+    launched = launch and app.browse(address)
+    if launch and not launched:
+        app.say("No browser could be started here.")
+    if not launched and Surroundings.of(app).ssh:
+        hint = ssh_hint(app, receiver.port)
+        app.say("Your browser is elsewhere? Run there first:\n\n  %s\n" % hint)
+    if app.is_terminal(app.stdin):
+        app.say("If the page cannot reach this machine, paste its address here.")
+        threading.Thread(target=read_pasted, args=(app, receiver), daemon=True).start()
+
+
 def sign_in_by_browser(app, http, server, client_id, options, launch, complete):
     """Sign in through a browser; returns what `complete(grant)` returns.
 
     `complete` saves the login, so that the page in the browser can show the true outcome.
     Raises AuthError when it is denied or nobody answers in time.
     """
-    import threading
-
     state, verifier = random_text(), random_text(48)
     app.guard(verifier)
     receiver = Receiver(options.callback_port, lambda query: read_callback(query, state, server))
     with receiver:
         address = authorization_url(server, client_id, receiver, state, challenge_of(verifier))
-        app.complain("Open this address to sign in:\n\n  %s\n" % address)
-        if not launch and Surroundings.of(app).ssh:
-            app.say("Your browser is elsewhere? Run there first:\n\n  %s\n" % (
-                ssh_hint(app, receiver.port)))  # fmt: skip
-        if app.is_terminal(app.stdin):
-            app.say("If the page cannot reach this machine, paste its address here.")
-            threading.Thread(target=read_pasted, args=(app, receiver), daemon=True).start()
-        if launch and not app.browse(address):
-            app.say("No browser could be started here.")
-        answer = receiver.wait(app, time.monotonic() + options.timeout)
-        if answer is None:
-            raise AuthError("Nobody signed in within %g s" % options.timeout, "Try again")
+        show_address(app, address, receiver, launch)
+        kind, value = receiver.wait(app, options.timeout)
         try:
-            if answer[0] == "error":
-                raise denial(answer[1])
-            app.guard(answer[1])
-            pairs = [("grant_type", "authorization_code"), ("code", answer[1])]
+            if kind == "error":
+                raise denial(value)
+            pairs = [("grant_type", "authorization_code"), ("code", app.guard(value))]
             pairs += [("redirect_uri", receiver.redirect_uri), ("code_verifier", verifier)]
-            answer = post_grant(http, server, pairs, client_id)
-            result = complete(read_grant(app, answer))
+            result = complete(read_grant(app, post_grant(http, server, pairs, client_id)))
         except PodError as error:
-            receiver.finish("You are not signed in", redact(error.message, app.secrets))
+            receiver.finish("You are not signed in", redact(error.message, app.secrets), BAD)
             raise
-        receiver.finish("You are signed in", "Close this page and go back to the terminal.")
+        receiver.finish("You are signed in", "Close this page and go back to the terminal.", GOOD)
         return result
 
 
@@ -3587,11 +3643,11 @@ def sign_in_by_device(app, http, server, client_id, complete):
     """Sign in with a code typed elsewhere (RFC 8628); returns what `complete(grant)` returns."""
     scope = server.scope()
     pairs = server.with_resource([("client_id", client_id)] + ([("scope", scope)] if scope else []))
-    url = server.endpoint("device_authorization_endpoint")
+    url = server.endpoint("device_authorization")
     told = read_oauth_answer(post_form(http, url, pairs))
     address = safe_url(told.get("verification_uri"), "verification address", server.loopback)
     code = told.get("user_code")
-    if not isinstance(code, str) or not is_token(told.get("device_code") or ""):
+    if not isinstance(code, str) or not code or not is_token(told.get("device_code")):
         raise Unreachable("The authorization server's answer holds no code")
     app.guard(told["device_code"])
     app.complain("Open this address on any device:\n\n  %s\n" % address)
@@ -3611,14 +3667,14 @@ def poll_device(app, http, server, client_id, device_code, lifetime, interval):
     """Return the token answer once the person has agreed; raises AuthError."""
     pairs = [("grant_type", "urn:ietf:params:oauth:grant-type:device_code")]
     pairs.append(("device_code", device_code))
-    deadline = time.monotonic() + lifetime
+    deadline = app.clock() + lifetime
     while True:
         # 20 % longer than asked: clocks of virtual machines run fast, and slow_down costs 5 s.
-        pause_until = time.monotonic() + min(60, interval * 1.2)
-        while time.monotonic() < min(pause_until, deadline):
-            app.countdown("Waiting for you to enter the code", deadline - time.monotonic())
-            app.sleep(max(0.0, min(0.5, pause_until - time.monotonic())))
-        if time.monotonic() >= deadline:
+        poll_at = min(deadline, app.clock() + min(60, interval * 1.2))
+        while app.clock() < poll_at:
+            app.countdown("Waiting for you to enter the code", deadline - app.clock())
+            app.sleep(max(0.01, min(0.5, poll_at - app.clock())))
+        if app.clock() >= deadline:
             raise AuthError("The code has expired", "Run: podstack auth login --device")
         try:
             return read_grant(app, post_grant(http, server, pairs, client_id))
@@ -3726,9 +3782,9 @@ def fresh_credential(settings, http, credential):
 
 def revoke_oauth(http, server, login, client_id):
     """End a login at its authorization server, the refresh token first (RFC 7009 §2.1)."""
-    if not server.has("revocation_endpoint"):
+    if not server.has("revocation"):
         raise PodError("This server cannot revoke a login", "Use: podstack auth logout")
-    url = server.endpoint("revocation_endpoint")
+    url = server.endpoint("revocation")
     for hint, token in (("refresh_token", login.refresh_token), ("access_token", login.token)):
         if token:
             pairs = [("token", token), ("token_type_hint", hint), ("client_id", client_id)]
@@ -4390,10 +4446,10 @@ def auth_login(cx, args):
     profile = settings.profile()
     storage = chosen_storage(settings, args)
     endpoint = settings.get("endpoint")
-    if args.token is not None:
-        return login_with_token(cx, profile, storage, endpoint, read_token(app, args.token))
-    server = discover(cx.http, endpoint)
+    server = discover(cx.http, endpoint) if args.token is None else None
     way = choose_way(args, server, Surroundings.of(app))
+    if way == "token":
+        return login_with_token(cx, profile, storage, endpoint, read_token(app, args.token))
     if way == "prompt":
         app.complain("This server has no browser login.")
         app.complain("Make an API token in the dashboard: %s" % DASHBOARD_TOKENS)
