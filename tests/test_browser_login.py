@@ -96,10 +96,11 @@ def test_a_person_signs_in_and_the_login_is_saved(log_in, cli, api, config):
     done = log_in()
     assert done.out == ""
     address = ADDRESS.search(done.err).group()
+    waiting = re.search("^Waiting for the browser: .*", done.err, re.M).group()
     assert done.err == (
-        "Open this address to sign in:\n\n  %s\n\nWaiting for the browser ...\n"
+        "Open this address to sign in:\n\n  %s\n\n%s\n"
         "Signed in as user@example.com\nProfile 'default': token stored in %s\n"
-    ) % (address, config)
+    ) % (address, waiting, config)
     text = config.read_text()
     expected = STORED % (r"[0-9a-f]{48}", r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", r"[0-9a-f]{48}",
                          re.escape(api.url), re.escape(api.url))  # fmt: skip
@@ -305,9 +306,7 @@ def test_who_denies_is_not_signed_in(log_in, signed_in):
 
 def test_nobody_comes_in_time(log_in, signed_in):
     done = log_in("--timeout", "0.5", browser="true", code=4)
-    assert done.err.endswith(
-        "Error: Nobody signed in within 0.5 s\nTry again: podstack auth login\n"
-    )
+    assert done.err.endswith("Error: Nobody signed in within 0.5 s\nRun: podstack auth login\n")
     assert signed_in()
 
 
