@@ -1446,7 +1446,7 @@ WRITE_HINTS = {
     "ENOSPC": "Free some space on that disk, then try again",
     "EDQUOT": "Free some of your quota on that disk, then try again",
     "EROFS": "Set PODSTACK_CONFIG to a path that can be written",
-    "EACCES": "Check the owner and mode of its directory: ls -ld",
+    "EACCES": "Check the owner and mode of the file and its directory: ls -ld",
     "EPERM": "Check the file's attributes and its directory: lsattr, ls -ld",
     "ELOOP": "Mend the symbolic link: ls -l",
     "ENOENT": "Create the directory that it links to, or remove the link",
@@ -2066,7 +2066,8 @@ class Settings:
         except ValueError as error:
             if keys:
                 raise self.config.error(keys, "must be %s" % error)
-            raise UsageError("%s must be %s, not '%s'" % (origin, error, text))
+            hint = "See: podstack help environment"
+            raise UsageError("%s must be %s, not '%s'" % (origin, error, text), hint)
 
     def find(self, name):
         """Return the winning Value of a setting, or None."""
@@ -4589,9 +4590,10 @@ def auth_whoami(cx, args):
     user = cx.api.whoami()
     form = chosen_output(cx, explicit_only=True)
     if form in ("json", "yaml"):
-        print_data(cx, user, form)
-    else:
-        cx.app.out(printable(user.get("email") or "-"))
+        return print_data(cx, user, form)
+    if not user.get("email"):
+        raise Unreachable("Podstack's answer is not understood (no e-mail address in it)")
+    cx.app.out(printable(user["email"]))
 
 
 @command(
