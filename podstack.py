@@ -1446,11 +1446,13 @@ WRITE_HINTS = {
     "ENOSPC": "Free some space on that disk, then try again",
     "EDQUOT": "Free some of your quota on that disk, then try again",
     "EROFS": "Set PODSTACK_CONFIG to a path that can be written",
-    "EACCES": "Check the owner and mode of the file and its directory: ls -ld",
-    "EPERM": "Check the file's attributes and its directory: lsattr, ls -ld",
-    "ELOOP": "Mend the symbolic link: ls -l",
-    "ENOENT": "Create the directory that it links to, or remove the link",
+    "EACCES": "Check owner and mode: ls -ld %(directory)s %(path)s",
+    "EPERM": "Check the attributes: lsattr -d %(directory)s %(path)s",
+    "ELOOP": "Mend the symbolic link: ls -l %(path)s",
+    "ENOENT": "Create the directory that it links to, or remove the link: ls -l %(path)s",
 }
+NO_LOCKS = ("ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EINVAL")
+NO_WRITING = ("EROFS", "EACCES", "EPERM", "ENOSPC", "EDQUOT", "ENOENT")
 
 
 def is_profile_name(name):
@@ -1466,7 +1468,8 @@ def os_error(verb, path, error):
     """Return the ConfigError for an OSError on the config file, with the one next step."""
     import errno
 
-    hint = WRITE_HINTS.get(errno.errorcode.get(error.errno, ""))
+    hint = WRITE_HINTS.get(errno.errorcode.get(error.errno))
+    hint = hint and hint % {"path": path, "directory": os.path.dirname(path)}
     return ConfigError("Cannot %s %s: %s" % (verb, path, error.strerror or error), hint)
 
 
@@ -1502,9 +1505,8 @@ def read_file(app, path):
     try:
         return data.decode("utf-8"), facts
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
-        raise ConfigError("%s:%d:%d: not UTF-8 text" % (path, line, column))
+        lines = (data[: error.start].decode("utf-8") + ".").splitlines()
+        raise ConfigError("%s:%d:%d: not UTF-8 text" % (path, len(lines), len(lines[-1])))
 
 
 def refuse_planted_link(path):
@@ -1514,9 +1516,10 @@ def refuse_planted_link(path):
     """
     if not is_root():
         return
-    for link in (path, os.path.dirname(path)):
-        if os.path.islink(link) and os.stat(os.path.dirname(link) or ".").st_uid != 0:
-            raise ConfigError("As root, %s is not followed: its directory is not root's" % link)
+    while path != os.path.dirname(path):
+        link, path = path, os.path.dirname(path)
+        if os.path.islink(link) and (os.lstat(link).st_uid or os.stat(path).st_uid):
+            raise ConfigError("As root, the link %s is not followed: others may set it" % link)
 
 
 def real_path(path):
@@ -1530,21 +1533,32 @@ def real_path(path):
 
 
 def make_directory(path):
-    """Create the config's directory, 0700, where it is missing; in a sudo session it is theirs."""
+    """Create the config's directory, 0700 whatever the umask, where it is missing."""
     if os.path.isdir(path):
         return
-    parent = os.path.dirname(path)
-    make_directory(parent)
-    os.mkdir(path, 0o700)
-    os.chmod(path, 0o700)
+    make_directory(os.path.dirname(path))
+    umask = os.umask(0o077)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:  # another process was quicker
+        return
+    finally:
+        os.umask(umask)
     if is_root():
-        os.chown(path, os.stat(parent).st_uid, os.stat(parent).st_gid)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        give_to_owner(descriptor, path)
+        os.close(descriptor)
 
 
-def give_to_owner(descriptor, directory):
-    """As root, hand a file that we have just made to the directory's owner (sudo in a home)."""
+def give_to_owner(descriptor, path):
+    """As root, hand what we have just made to the owner of its directory (sudo in a home).
+
+    In a directory of root's own, `path` keeps the owner that it has.
+    """
     if is_root():
-        owner = os.stat(directory)
+        owner = os.stat(os.path.dirname(path))
+        if owner.st_uid == 0 and os.path.exists(path):
+            owner = os.stat(path)
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
@@ -1553,6 +1567,9 @@ def write_file(app, path, text, keep=True):
 
     With `keep` false everything is tried but the replacing itself.
     """
+    data = text.encode("utf-8")
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigError("Cannot write %s: it would be larger than 1 MiB" % path)
     refuse_planted_link(path)
     real = real_path(path)
     directory, name = os.path.split(real)
@@ -1561,7 +1578,7 @@ def write_file(app, path, text, keep=True):
         if not os.path.islink(path):
             make_directory(directory)
         try:
-            fill_temporary(temporary, directory, text.encode("utf-8"))
+            fill_temporary(temporary, real, data)
             if keep:
                 replace_file(app, temporary, real)
                 sync_directory(app, directory)
@@ -1572,14 +1589,14 @@ def write_file(app, path, text, keep=True):
         raise os_error("write", path, error)
 
 
-def fill_temporary(temporary, directory, data):
-    """Create `temporary` with `data`, flushed to the disk and read back."""
+def fill_temporary(temporary, real, data):
+    """Create what is to replace `real`, with `data` flushed to the disk and read back."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(temporary, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
     with open(descriptor, "r+b") as stream:
         if hasattr(os, "fchmod"):
             os.fchmod(descriptor, 0o600)
-        give_to_owner(descriptor, directory)
+        give_to_owner(descriptor, real)
         stream.write(data)
         stream.flush()
         os.fsync(descriptor)
@@ -1627,17 +1644,7 @@ class FileLock:
         if self.depth > 1:
             return self
         try:
-            self.directory = os.path.dirname(real_path(self.config_path))
-            self.path = os.path.join(self.directory, ".lock")
-            make_directory(self.directory)
-            self.descriptor = self.open()
-            self.wait()
-        except BlockingIOError:
-            self.__exit__()
-            raise LockBusy("Another podstack holds %s (%s)" % (self.path, self.holder()))
-        except OSError as error:
-            self.close()
-            self.app.debug("no lock on %s: %s" % (self.path, error))
+            self.take()
         except BaseException:
             self.__exit__()
             raise
@@ -1648,48 +1655,87 @@ class FileLock:
         if not self.depth:
             self.close()
 
-    def open(self):
+    def take(self):
+        directory = os.path.dirname(real_path(self.config_path))
+        self.path = os.path.join(directory, ".lock")
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            if hasattr(os, "fchmod"):
-                os.fchmod(descriptor, 0o600)
-            give_to_owner(descriptor, self.directory)
-            return descriptor
+            if not os.path.islink(self.config_path):
+                make_directory(directory)
+            self.descriptor = self.open()
+            self.wait()
+            self.held = True
+        except OSError as error:
+            self.close()
+            return self.go_without(error)
+        self.sign()
+
+    def open(self):
+        """Return a descriptor of the lock file, made where it is missing."""
+        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
-            descriptor = os.open(self.path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
-            os.close(descriptor)
-            raise ConfigError("%s is not a lock file of ours: remove it" % self.path)
+            return self.open_existing(flags)
+        if hasattr(os, "fchmod"):
+            os.fchmod(descriptor, 0o600)
+        give_to_owner(descriptor, self.path)
         return descriptor
 
+    def open_existing(self, flags):
+        if is_single_file(os.lstat(self.path)):
+            descriptor = os.open(self.path, flags)
+            if is_single_file(os.fstat(descriptor)):
+                return descriptor
+            os.close(descriptor)
+        raise ConfigError("%s is not a lock file of ours" % self.path, "Remove it: " + self.path)
+
     def wait(self):
+        """Take the lock within the time limit; raises LockBusy."""
         deadline = self.app.now() + self.seconds
         while True:
             try:
-                lock_descriptor(self.descriptor, self.app.is_windows)
-                break
+                return lock_descriptor(self.descriptor, self.app.is_windows)
             except (BlockingIOError, PermissionError):
                 if self.app.now() >= deadline:
-                    raise BlockingIOError()
+                    raise LockBusy(
+                        "Another podstack holds %s (process %s)" % (self.path, self.holder()),
+                        "Wait until it has ended, or end it, then try again",
+                    )
                 self.app.sleep(0.05)
-        self.held = True
-        os.ftruncate(self.descriptor, 0)
-        os.write(self.descriptor, b"%d\n" % os.getpid())
+
+    def sign(self):
+        """Write our process id into the lock file, for those who wait."""
+        try:
+            os.ftruncate(self.descriptor, 0)
+            os.write(self.descriptor, b"%d\n" % os.getpid())
+        except OSError as error:  # a full disk takes no number, but the lock holds
+            self.app.debug("cannot write into %s: %s" % (self.path, error))
 
     def holder(self):
+        """Return the process id that stands in the lock file."""
         try:
-            with open(self.path) as stream:
-                pid = stream.read(20).strip()
-            return "process " + pid if is_digits(pid) else "process unknown"
-        except OSError:
-            return "process unknown"
+            pid = os.read(self.descriptor, 20).decode("ascii", "replace").strip()
+        except OSError:  # Windows: nobody reads what is locked
+            pid = ""
+        return pid if is_digits(pid) else "unknown"
+
+    def go_without(self, error):
+        """Go on without the lock where there can be none; raises ConfigError elsewhere."""
+        import errno
+
+        if errno.errorcode.get(error.errno) not in NO_LOCKS + NO_WRITING:
+            raise os_error("lock", self.path, error)
+        self.app.debug("no lock on %s: %s" % (self.path, error))
 
     def close(self):
         if self.descriptor is not None:
             os.close(self.descriptor)
-            self.descriptor = None
-            self.held = False
+        self.descriptor, self.held = None, False
+
+
+def is_single_file(facts):
+    """Tell whether it is a plain file without a second name."""
+    return stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1
 
 
 def lock_descriptor(descriptor, is_windows):
@@ -1902,12 +1948,12 @@ class Config:
     def sweep(self):
         """Remove what a killed writer left: nobody else writes while we hold the lock."""
         directory, name = os.path.split(os.path.realpath(self.path))
-        for entry in os.listdir(directory):
-            if entry.startswith(".%s." % name) and entry.endswith(".tmp"):
-                try:
+        try:
+            for entry in os.listdir(directory):
+                if entry.startswith(".%s." % name) and entry.endswith(".tmp"):
                     os.unlink(os.path.join(directory, entry))
-                except OSError as error:
-                    self.app.debug("cannot remove %s: %s" % (entry, error))
+        except OSError as error:
+            self.app.debug("cannot tidy up %s: %s" % (directory, error))
 
 
 def edit_text(config, changes):

@@ -174,7 +174,8 @@ def ordinary_user(tmp_path):
     shutil.rmtree(place)
 
 
-CHECK_MODE = "Check the owner and mode of the file and its directory: ls -ld"
+def check_mode(path):
+    return "Check owner and mode: ls -ld %s %s" % (os.path.dirname(path), path)
 
 
 @pytest.mark.parametrize("words", ["auth status", "auth logout", "project use x --no-verify"])
@@ -184,7 +185,7 @@ def test_a_file_that_may_not_be_read(api, ordinary_user, words):
         os.chown(path, 65534, 65534)
     code, out, err = ordinary_user(*words.split())
     assert (code, out) == (1, "")
-    assert err == "Error: Cannot read %s: Permission denied\n%s\n" % (path, CHECK_MODE)
+    assert err == "Error: Cannot read %s: Permission denied\n%s\n" % (path, check_mode(path))
     assert os.stat(path).st_size == len("auth:\n  token: x\n")
 
 
@@ -211,7 +212,7 @@ def test_a_directory_that_may_not_be_written(api, ordinary_user, words):
     os.chmod(os.path.dirname(path), 0o500)
     code, out, err = ordinary_user(*words)
     assert (code, out) == (1, "")
-    assert err == "Error: Cannot write %s: Permission denied\n%s\n" % (path, CHECK_MODE)
+    assert err == "Error: Cannot write %s: Permission denied\n%s\n" % (path, check_mode(path))
     assert os.listdir(os.path.dirname(path)) == ["config.yaml"]
     assert not api.calls("GET", "/oauth/authorize")
 
@@ -221,7 +222,7 @@ def test_a_home_that_may_not_be_entered(api, ordinary_user):
     os.chmod(os.path.dirname(path), 0)
     code, out, err = ordinary_user("auth", "status")
     assert (code, out) == (1, "")
-    assert err == "Error: Cannot read %s: Permission denied\n%s\n" % (path, CHECK_MODE)
+    assert err == "Error: Cannot read %s: Permission denied\n%s\n" % (path, check_mode(path))
 
 
 def test_without_a_home(cli):
