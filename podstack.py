@@ -22,6 +22,7 @@ DEFAULT_ENDPOINT = "https://api.podstack.ai"
 DEFAULT_CLIENT_ID = "podstack-cli"
 DEFAULT_PROFILE = "default"
 DEFAULT_TIMEOUT = 30.0
+INSTALL_URL = "https://get.podstack.ai"
 DASHBOARD_TOKENS = "Account > API Tokens"
 SOURCE = os.path.abspath(__file__)
 
@@ -6046,6 +6047,63 @@ def read_input(app, name):
             return stream.read()
     except OSError as error:
         raise PodError("Cannot read %s: %s" % (name, error.strerror))
+
+
+# -- the program itself
+
+
+def read_receipt():
+    """Return what install.sh noted about this install; raises PodError where it did not do it."""
+    path = os.path.join(os.path.dirname(SOURCE), "receipt")
+    if not os.path.isfile(path):
+        hint = "Update it the way it came: git pull, or your package manager"
+        raise PodError("install.sh did not install %s" % SOURCE, hint)
+    return dict(line.partition(" ")[::2] for line in read_lines(path))
+
+
+def check_is_ours(folder):
+    if os.stat(folder).st_uid != os.geteuid() or not os.access(folder, os.W_OK):
+        hint = "Run podstack update as the user that it belongs to (root: sudo podstack update)"
+        raise PodError("%s is not yours to change" % folder, hint)
+
+
+def fetch_installer(cx, origin):
+    """Return the text of install.sh from its origin, whole; raises PodError."""
+    url = safe_url(origin + "/cli", "installer's address", loopback=True)
+    answer = check_service(cx.http.request("GET", url, redirects=5))
+    if answer.status != 200 or not answer.text.endswith('\n{ main "$@"; }\n'):
+        raise PodError("%s is not podstack's installer (HTTP %d)" % (url, answer.status))
+    return answer.text
+
+
+@command(
+    "update",
+    "Update podstack itself",
+    flag("--check", "only tell whether there is another version"),
+    examples=(
+        ("podstack update", "install the newest version in place of this one"),
+        ("podstack update --check", "only tell whether there is one"),
+    ),
+)
+def update(cx, args):
+    """Install the newest version in this one's place; if it does not start, this one stays."""
+    receipt = read_receipt()
+    origin = cx.app.env("PODSTACK_INSTALL_URL") or receipt.get("origin", INSTALL_URL)
+    origin = origin.rstrip("/")
+    script = fetch_installer(cx, origin)
+    if args.check:
+        found = next(line[8:] for line in script.splitlines() if line.startswith("VERSION="))
+        news = "is the newest" if found == VERSION else "can be updated to " + printable(found)
+        cx.app.out("podstack %s %s" % (VERSION, news))
+        return
+    check_is_ours(os.path.dirname(SOURCE))
+    prefix = os.path.dirname(os.path.dirname(receipt["launcher"]))
+    argv = [cx.app.which("sh") or "/bin/sh", "-s", "--", "--prefix", prefix]
+    argv += ["--quiet"] if cx.app.quiet else []
+    environ = {"PODSTACK_INSTALL_URL": origin}
+    done = cx.app.run(argv, script.encode("utf-8"), timeout=600, env=environ, inherit=True)
+    if done.code:
+        raise PodError("The installer failed (exit %d); this podstack stays as it is" % done.code)
 
 
 # == door: the command line in, an exit code out =============================================

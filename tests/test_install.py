@@ -1,0 +1,699 @@
+"""install.sh and `podstack update`: from a pipe, a mirror or a file; and what they leave behind.
+
+Run as root the tests install as root into a scratch prefix and as an ordinary user (by setpriv)
+into a home of its own; run as a user, as that user. The origin is a loopback server.
+"""
+
+import hashlib
+import http.server
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import threading
+
+import pytest
+from conftest import CHECKOUT, PODSTACK, USER, Result, need
+
+import podstack
+
+SCRIPT = os.path.join(CHECKOUT, "install.sh")
+IS_ROOT = os.geteuid() == 0
+SYSTEM = "/usr/bin:/bin"
+SHELLS = [["bash"]] + [
+    pytest.param(shell, marks=pytest.mark.slow) for shell in (["sh"], ["dash"], ["busybox", "sh"])
+]
+
+
+def read(path, mode="r"):
+    with open(path, mode) as stream:
+        return stream.read()
+
+
+def program(version):
+    return read(PODSTACK).replace('VERSION = "%s"' % podstack.VERSION, 'VERSION = "%s"' % version)
+
+
+class Origin(http.server.ThreadingHTTPServer):
+    """What get.podstack.ai serves: `files`, and `asked` as (path, the client's program)."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = "http://127.0.0.1:%d" % self.server_port
+        self.files, self.asked, self.stalled = {}, [], threading.Event()
+        self.stall_at = None
+        self.publish(podstack.VERSION)
+
+    def publish(self, version, text=None):
+        data = (text or program(version)).encode()
+        self.files["/cli"] = re.sub("(?m)^VERSION=.*", "VERSION=" + version, read(SCRIPT)).encode()
+        self.files["/podstack.py"] = data
+        line = "%s  podstack.py\n" % hashlib.sha256(data).hexdigest()
+        self.files["/podstack.py.sha256"] = line.encode()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        client = self.headers.get("User-Agent", "").partition("/")[0]
+        self.server.asked.append((self.path, client))
+        body = self.server.files.get(self.path)
+        self.send_response(404 if body is None else 200)
+        self.send_header("Content-Length", str(len(body or b"")))
+        self.end_headers()
+        if self.path == self.server.stall_at:
+            self.wfile.write(body[: len(body) // 2])
+            self.server.stalled.set()
+            self.rfile.read()  # until the client goes
+            return
+        self.wfile.write(body or b"")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def origin(monkeypatch):
+    server = Origin()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    monkeypatch.setenv("PODSTACK_INSTALL_URL", server.url)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def snapshot(root, times=True):
+    """Return {path: facts} of everything below `root`."""
+    found = {}
+    for folder, folders, names in os.walk(root):
+        for name in folders + names:
+            path = os.path.join(folder, name)
+            facts = os.lstat(path)
+            is_file = stat.S_ISREG(facts.st_mode)
+            content = read(path, "rb") if is_file else None
+            kept = facts.st_mtime_ns if times else None
+            found[os.path.relpath(path, root)] = (facts.st_mode, facts.st_uid, content, kept)
+    return found
+
+
+class Machine:
+    """Where to install to: a `home`, who acts there, their PATH and folder for temporary files."""
+
+    def __init__(self, root, uid=None):
+        self.home, self.temporary = os.path.join(root, "home"), os.path.join(root, "tmp")
+        self.wrapper = []
+        for folder in (self.home, self.temporary):
+            os.mkdir(folder)
+        if uid is not None and IS_ROOT:
+            need("setpriv")
+            self.wrapper = ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups"]
+            os.chmod(root, 0o755)
+            for folder in (self.home, self.temporary):
+                os.chown(folder, uid, uid)
+        self.env = {
+            "HOME": self.home, "TMPDIR": self.temporary, "LC_ALL": "C.UTF-8",
+            "PATH": "%s/.local/bin:%s" % (self.home, SYSTEM),
+        }  # fmt: skip
+
+    def run(self, *argv, stdin=b"", code=0, **env):
+        environ = {k: v for k, v in os.environ.items() if k.startswith("PODSTACK_")}
+        environ.update(self.env)
+        environ.update(env)
+        done = subprocess.run(
+            self.wrapper + list(argv), input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={k: v for k, v in environ.items() if v is not None}, cwd=self.home, timeout=120,
+        )  # fmt: skip
+        result = Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+        assert code is None or result.code == code, result
+        assert os.listdir(self.temporary) == []
+        return result
+
+    def install(self, *options, shell=("sh",), code=0, script=None, **env):
+        """Pipe install.sh into a shell, as the guide's line does."""
+        script = read(SCRIPT).encode() if script is None else script
+        return self.run(*shell, "-s", "--", *options, stdin=script, code=code, **env)
+
+
+@pytest.fixture
+def user():
+    """An ordinary user with an empty home (one without a name in the user database)."""
+    root = tempfile.mkdtemp(prefix="podstack-install-")
+    yield Machine(root, uid=23456)
+    shutil.rmtree(root)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Root, who installs into a scratch prefix: never into /usr/local."""
+    (tmp_path / "machine").mkdir()
+    return Machine(str(tmp_path / "machine"))
+
+
+# -- a whole life
+
+
+def test_install_use_update_and_uninstall_leave_the_tree_as_it_was(origin, user, api):
+    before = snapshot(user.home, times=False)
+    told = user.install().err
+    at = user.home + "/.local/bin/podstack"
+    assert "podstack %s is installed: %s (Python: /" % (podstack.VERSION, at) in told
+    assert told.endswith("Next: podstack auth login\n")
+    assert "PATH" not in told  # it is on it already
+
+    assert user.run("podstack", "--version").out == "podstack %s\n" % podstack.VERSION
+    shown = user.run("podstack", "auth", "whoami", PODSTACK_API_TOKEN=USER)
+    assert shown.out == "user@example.com\n"
+
+    origin.publish("9.8.7")
+    assert user.run("podstack", "update", "--check").out == (
+        "podstack %s can be updated to 9.8.7\n" % podstack.VERSION
+    )
+    assert "podstack 9.8.7 is installed: " in user.run("podstack", "update").err
+    assert user.run("podstack", "--version").out == "podstack 9.8.7\n"
+    assert user.run("podstack", "update", "--check").out == "podstack 9.8.7 is the newest\n"
+
+    assert "podstack is gone from %s\n" % at in user.install("--uninstall").err
+    assert snapshot(user.home, times=False) == before
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+def test_every_shell_that_curl_may_be_piped_into(shell, origin, root):
+    need(shell[0])
+    before = snapshot(root.home, times=False)
+    root.install("--prefix", root.home + "/my tools", shell=shell)
+    shown = root.run(root.home + "/my tools/bin/podstack", "version", "-o", "json").json
+    assert shown["path"] == root.home + "/my tools/lib/podstack/podstack.py"
+    root.install("--uninstall", "--prefix", root.home + "/my tools", shell=shell)
+    assert snapshot(root.home, times=False) == before
+
+
+def test_a_second_run_changes_nothing_at_all(origin, user):
+    user.install()
+    installed = snapshot(user.home)
+    told = user.install().err
+    assert "podstack %s is installed already: " % podstack.VERSION in told
+    assert snapshot(user.home) == installed
+    user.install("--uninstall")
+    assert "podstack is not installed here" in user.install("--uninstall").err
+
+
+def test_what_others_put_beside_it_stays_and_so_do_settings(origin, user):
+    user.install()
+    for path in (".local/lib/others", ".podstack"):
+        user.run("mkdir", user.home + "/" + path)
+    told = user.install("--uninstall").err
+    assert "Kept: your settings and logins; to remove them: rm -r ~/.podstack\n" in told
+    left = sorted(snapshot(user.home))
+    assert left == [".local", ".local/lib", ".local/lib/others", ".podstack"]
+
+
+# -- nothing happens unless everything is there
+
+
+def test_a_script_cut_off_anywhere_does_nothing(origin, user):
+    script = read(SCRIPT).encode()
+    last = script.rindex(b"{ main")
+    cuts = [len(script) * part // 30 for part in range(1, 30)] + list(range(last - 1, last + 10))
+    cuts.append(len(script) - 2)
+    assert len(cuts) >= 40
+    for cut in cuts:
+        user.install("--quiet", script=script[:cut], code=None)
+        assert snapshot(user.home) == {}, script[:cut][-60:]
+    assert origin.asked == []
+
+
+@pytest.mark.parametrize(
+    ("break_it", "error"),
+    [
+        pytest.param(
+            lambda files: files.update({"/podstack.py": b"print('podstack 6.6.6')\n"}),
+            "Error: {url}/podstack.py does not have the expected checksum; nothing was changed",
+            id="another-file",
+        ),
+        pytest.param(
+            lambda files: files.update({"/podstack.py": files["/podstack.py"][:-1]}),
+            "Error: {url}/podstack.py does not have the expected checksum; nothing was changed",
+            id="cut-file",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda files: files.pop("/podstack.py"),
+            "Error: cannot download {url}/podstack.py; nothing was changed",
+            id="no-file",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda files: files.pop("/podstack.py.sha256"),
+            "Error: cannot download {url}/podstack.py.sha256; nothing was changed",
+            id="no-checksum",
+        ),
+        pytest.param(
+            lambda files: files.update({"/podstack.py.sha256": b"<html>\n"}),
+            "Error: {url}/podstack.py.sha256 holds no checksum; nothing was changed",
+            id="checksum-is-a-page",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda files: files.update({"/podstack.py.sha256": b""}),
+            "Error: {url}/podstack.py.sha256 holds no checksum; nothing was changed",
+            id="checksum-is-empty",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_bad_download_keeps_what_was_installed(break_it, error, origin, user):
+    user.install()
+    installed = snapshot(user.home)
+    origin.publish("9.8.7")
+    break_it(origin.files)
+    assert error.format(url=origin.url) + "\n" in user.install(code=1).err
+    assert snapshot(user.home) == installed
+    assert user.run("podstack", "--version").out == "podstack %s\n" % podstack.VERSION
+
+
+def test_a_version_that_does_not_start_keeps_the_old_one(origin, user):
+    user.install()
+    installed = snapshot(user.home)
+    origin.publish("9.8.7", text="raise SystemExit('no module named podstack')\n")
+    told = user.run("podstack", "update", code=1).err
+    assert "Error: %s/podstack.py does not start with /" % origin.url in told
+    assert told.endswith("Error: The installer failed (exit 1); this podstack stays as it is\n")
+    assert snapshot(user.home) == installed
+
+
+def test_ctrl_c_while_it_downloads_leaves_nothing(origin, user):
+    origin.stall_at = "/podstack.py"
+    process = subprocess.Popen(
+        user.wrapper + ["sh", "-s"], stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=dict(user.env, PODSTACK_INSTALL_URL=origin.url), start_new_session=True,
+    )  # fmt: skip
+    process.stdin.write(read(SCRIPT).encode())
+    process.stdin.close()
+    assert origin.stalled.wait(30)
+    os.killpg(process.pid, signal.SIGINT)
+    process.stderr.read()
+    assert process.wait(30) in (130, -signal.SIGINT)
+    assert snapshot(user.home) == {}
+    assert os.listdir(user.temporary) == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing(origin, root):
+    need("mount", "unshare")
+    if not IS_ROOT:
+        pytest.skip("mounting a small disk takes root")
+    place = root.home + "/disk"
+    os.mkdir(place)
+    small = "mount -t tmpfs -o size=300k none {0} && sh -s -- --prefix {0}/p"
+    small += "; code=$?; ls -A {0}; exit $code"
+    told = root.run(
+        "unshare", "-m", "sh", "-c", small.format(place),
+        stdin=read(SCRIPT).encode(), code=1,
+    )  # fmt: skip
+    assert "Error: cannot write to %s/p; nothing was changed\n" % place in told.err
+    assert told.out == ""
+
+
+def test_dry_run_prints_what_a_run_does_and_does_nothing(origin, user):
+    planned = user.install("--dry-run").out
+    assert snapshot(user.home) == {}
+    assert "mkdir -p %s/.local/bin" % user.home in planned
+    assert re.search(r"(?m)^mv -f \S+/podstack %s/.local/bin/podstack$" % user.home, planned)
+    user.install()
+    installed = snapshot(user.home)
+    assert (
+        "rm -f %s/.local/bin/podstack\n" % user.home in user.install("--uninstall", "--dry-run").out
+    )
+    assert snapshot(user.home) == installed
+
+
+# -- where the file comes from
+
+
+def only(folder, *programs):
+    """Return a PATH on which a minimal system and these programs alone are found."""
+    os.mkdir(folder)
+    tools = "awk cat chmod cmp cp dirname grep id ls mkdir mktemp mv readlink rm rmdir sed sh tail"
+    for name in tools.split() + list(programs):
+        os.symlink(shutil.which(name, path=SYSTEM), os.path.join(folder, name))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("programs", "client"),
+    [(["curl", "wget"], "curl"), (["wget"], "Wget"), ([], "Python-urllib")],
+    ids=["curl-and-wget", "wget-only", "python-only"],
+)
+def test_whatever_can_download_does(programs, client, origin, root, tmp_path):
+    need(*programs)
+    path = only(str(tmp_path / "bin"), "python3", *programs)
+    root.install("--prefix", root.home + "/p", PATH=path)
+    assert origin.asked == [("/podstack.py", client), ("/podstack.py.sha256", client)]
+    assert root.run(root.home + "/p/bin/podstack", "--version").out.startswith("podstack ")
+    origin.files.pop("/podstack.py")
+    assert "Error: cannot download" in root.install("--prefix", root.home, PATH=path, code=1).err
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://get.podstack.ai", "http://127.0.0.1.evil.example", "ftp://127.0.0.1", "file:///tmp"],
+)
+def test_only_https_is_downloaded_from(url, user):
+    told = user.install(code=1, PODSTACK_INSTALL_URL=url).err
+    assert "Error: PODSTACK_INSTALL_URL must be an https:// address, not '%s'\n" % url in told
+    assert snapshot(user.home) == {}
+
+
+def test_a_pinned_checksum_is_the_one_that_counts(origin, user):
+    told = user.install(code=1, PODSTACK_SHA256="0" * 64).err
+    assert "does not have the expected checksum; nothing was changed\n  expected 0000" in told
+    pin = hashlib.sha256(origin.files["/podstack.py"]).hexdigest()
+    origin.files["/podstack.py.sha256"] = b"never asked for"
+    del origin.asked[:]
+    user.install(PODSTACK_SHA256=pin)
+    assert [path for path, _ in origin.asked] == ["/podstack.py"]
+
+
+def test_offline_from_a_file_or_from_the_file_beside_the_script(origin, root):
+    shutil.copy(PODSTACK, root.home + "/other.py")
+    root.install("--from", "other.py", "--prefix", "p")
+    assert os.path.exists(root.home + "/p/bin/podstack")
+    root.install("--uninstall", "--prefix", "p")
+    shutil.copy(PODSTACK, root.home)
+    shutil.copy(SCRIPT, root.home)
+    root.run("sh", "install.sh", "--prefix", "p")
+    assert os.path.exists(root.home + "/p/bin/podstack")
+    assert origin.asked == []
+    told = root.install("--from", "none.py", "--prefix", "q", code=1).err
+    assert told.endswith("Error: cannot read none.py; nothing was changed\n")
+
+
+def test_a_checksum_beside_the_file_counts_offline_too(root):
+    shutil.copy(PODSTACK, root.home + "/new.py")
+    with open(root.home + "/new.py.sha256", "w") as stream:
+        stream.write("%s  new.py\n" % ("1" * 64))
+    told = root.install("--from", "new.py", "--prefix", "p", code=1).err
+    assert "Error: new.py does not have the expected checksum; nothing was changed\n" in told
+
+
+def test_a_piped_script_takes_no_file_that_lies_around(origin, root):
+    with open(root.home + "/podstack.py", "w") as stream:
+        stream.write("print('podstack 6.6.6')\n")
+    root.install("--prefix", "p")
+    assert root.run("p/bin/podstack", "--version").out == "podstack %s\n" % podstack.VERSION
+
+
+# -- where it goes
+
+
+def target(dry_run):
+    return re.search(r"(?m)^mv -f \S+/podstack (\S+)$", dry_run.out).group(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "modes", "expected"),
+    [
+        pytest.param("{home}/.local/bin:{home}/bin", {}, ".local/bin", id="local-first"),
+        pytest.param("{home}/bin:{home}/.local/bin", {}, ".local/bin", id="order-of-PATH-aside"),
+        pytest.param("{home}/bin", {}, "bin", id="bin"),
+        pytest.param("{home}/bin", {"bin": 0o777}, ".local/bin", id="bin-is-open-to-all"),
+        pytest.param("{home}/.local/bin:{home}/bin", {".local/bin": 0o777}, "bin", id="next-best"),
+        pytest.param("/opt/none", {}, ".local/bin", id="neither-on-PATH"),
+    ],
+)
+def test_the_first_safe_directory_on_path(path, modes, expected, origin, user):
+    for name, mode in modes.items():
+        user.run("mkdir", "-p", name)
+        user.run("chmod", "%o" % mode, name)
+    path = path.format(home=user.home)
+    planned = user.install("--dry-run", PATH=path + ":" + SYSTEM)
+    assert target(planned) == "%s/%s/podstack" % (user.home, expected)
+    hint = 'So that your shell finds it, add to ~/.profile: export PATH="%s/.local/bin:$PATH"\n'
+    done = user.install(PATH=path + ":" + SYSTEM)
+    assert (hint % user.home in done.err) == ("%s/%s" % (user.home, expected) not in path)
+    user.install("--uninstall", PATH=SYSTEM)  # the receipt knows where
+    assert not [path for path in snapshot(user.home) if "podstack" in path]
+
+
+@pytest.mark.slow
+def test_no_directory_that_others_can_write_to(origin, user):
+    user.run("mkdir", "-p", ".local/bin")
+    user.run("chmod", "777", ".local/bin")
+    told = user.install(code=1).err
+    assert (
+        "Error: %s/.local/bin must be yours, and nobody else may write there.\n" % user.home in told
+    )
+    assert "podstack" not in "".join(snapshot(user.home))
+
+
+@pytest.mark.parametrize(
+    ("shell", "hint"),
+    [
+        ("/usr/bin/fish", "So that your shell finds it, run: fish_add_path "),
+        ("/bin/zsh", "So that your shell finds it, add to ~/.zshrc: export PATH="),
+    ],
+)
+def test_the_hint_is_in_the_users_shells_language(shell, hint, origin, user):
+    assert hint in user.install(PATH=SYSTEM, SHELL=shell).err
+
+
+def test_another_podstack_is_never_replaced(origin, user):
+    user.run("mkdir", "-p", ".local/bin")
+    user.run("cp", "/bin/true", ".local/bin/podstack")
+    before = snapshot(user.home)
+    told = user.install(code=1).err
+    at = user.home + "/.local/bin/podstack"
+    assert told == (
+        "Error: %s is another program, which this would replace.\n"
+        "Remove it, or choose another place: --prefix DIR\n" % at
+    )
+    assert snapshot(user.home) == before
+
+
+def test_another_podstack_on_path_is_named(origin, user):
+    for folder in ("before", "after"):
+        user.run("mkdir", folder)
+        user.run("cp", "/bin/true", folder + "/podstack")
+    path = "{0}/before:{0}/.local/bin:{0}/after:{1}".format(user.home, SYSTEM)
+    told = user.install(PATH=path).err
+    assert (
+        "Warning: your shell finds another podstack first: %s/before/podstack\n" % user.home in told
+    )
+    assert "Warning: this hides another podstack: %s/after/podstack\n" % user.home in told
+
+
+@pytest.mark.slow
+def test_an_install_elsewhere_in_the_home_is_not_doubled(origin, user):
+    user.install(PATH="%s/bin:%s" % (user.home, SYSTEM))
+    assert "is installed already: %s/bin/podstack" % user.home in user.install().err
+    told = user.install("--prefix", user.home + "/.local", code=1).err
+    assert told == (
+        "Error: podstack is already installed as %s/bin/podstack: "
+        "uninstall it first (--uninstall)\n" % user.home
+    )
+
+
+@pytest.mark.slow
+def test_github_actions_finds_it_in_the_next_step(origin, user):
+    told = user.home + "/github-path"
+    for _ in range(2):
+        user.install(GITHUB_PATH=told)
+    assert read(told) == user.home + "/.local/bin\n"
+
+
+def test_root_needs_no_home(origin, root):
+    root.install("--prefix", "p", HOME=None)
+    assert root.run("p/bin/podstack", "--version").code == 0
+
+
+def test_quiet_prints_errors_alone(origin, user):
+    assert repr(user.install("--quiet")) == repr(Result(0, "", ""))
+    assert user.install("--quiet", "--prefix", "/proc/x", code=1).err != ""
+
+
+def test_usage(user):
+    shown = user.install("--help")
+    assert shown.out.startswith("Install podstack %s: curl -sSL https://" % podstack.VERSION)
+    told = user.install("--unistall", code=2).err
+    assert told.startswith("Error: unknown option '--unistall'\nInstall podstack ")
+    assert user.install("--prefix", code=2).err.startswith("Error: --prefix needs a value\n")
+
+
+# -- the Python that runs it
+
+
+def pinned(receipt):
+    return re.search("(?m)^python (.*)$", read(receipt)).group(1)
+
+
+def test_shims_and_links_are_resolved_once(origin, user):
+    real = os.path.realpath("/usr/bin/python3")
+    user.run("mkdir", "shims", "links")
+    user.run(
+        "sh", "-c",
+        "printf '#!/bin/sh\\nexec /usr/bin/python3 \"$@\"\\n' >shims/python3;"
+        "chmod +x shims/python3; ln -s ../shims/python3 links/python3",
+    )  # fmt: skip
+    user.install(PATH="%s/links:%s" % (user.home, SYSTEM))
+    assert pinned(user.home + "/.local/lib/podstack/receipt") == real
+    assert "python='%s'\n" % real in read(user.home + "/.local/bin/podstack")
+
+
+@pytest.mark.slow
+def test_a_python_that_is_too_old_or_broken_is_passed_over_and_named(origin, user):
+    user.run("mkdir", "-p", "odd")
+    for name, answer in (("python3", "it is older than 3.6"), ("python3.12", "no such command")):
+        user.run("sh", "-c", "printf '#!/bin/sh\\necho %s; exit 1\\n' >odd/%s" % (answer, name))
+        user.run("chmod", "+x", "odd/" + name)
+    user.install(PATH="%s/odd:%s" % (user.home, SYSTEM))
+    real = os.path.realpath("/usr/bin/python3")
+    assert pinned(user.home + "/.local/lib/podstack/receipt") == real
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root must be so choosy")
+@pytest.mark.parametrize("place", ["/tmp", "/home"])
+def test_root_never_runs_a_python_that_others_can_change(place, origin, root):
+    folder = tempfile.mkdtemp(dir=place)
+    try:
+        planted = os.path.join(folder, "python3")
+        with open(planted, "w") as stream:
+            stream.write('#!/bin/sh\ntouch %s/ran\nexec /usr/bin/python3 "$@"\n' % folder)
+        for path in (folder, planted):
+            os.chmod(path, 0o755)
+            os.chown(path, 23456, 23456) if place == "/tmp" else None
+        root.install("--prefix", root.home + "/p", PATH=folder + ":" + SYSTEM)
+        assert os.listdir(folder) == ["python3"]
+        assert pinned(root.home + "/p/lib/podstack/receipt").startswith("/usr/bin/python3")
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_another_python_serves_when_the_pinned_one_is_gone(origin, root):
+    root.install("--prefix", "p")
+    launcher = root.home + "/p/bin/podstack"
+    text = re.sub("(?m)^python=.*", "python='/gone/python3.9'", read(launcher))
+    with open(launcher, "w") as stream:
+        stream.write(text)
+    assert root.run(launcher, "--version").code == 0
+    told = root.run(launcher, "--version", code=1, PATH="/none").err
+    assert told == (
+        "Error: podstack needs Python 3.6 or newer, and there is none: install python3\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: data[:16], id="header-only", marks=pytest.mark.slow),
+        pytest.param(lambda data: data[: len(data) // 2], id="cut"),
+        pytest.param(
+            lambda data: b"\0\0\0\0" + data[4:], id="foreign-version", marks=pytest.mark.slow
+        ),
+        pytest.param(lambda data: data[:16] + b"\xff" * 999, id="garbage", marks=pytest.mark.slow),
+        pytest.param(lambda data: b"", id="empty", marks=pytest.mark.slow),
+    ],
+)
+def test_damaged_bytecode_is_not_needed(damage, origin, root):
+    root.install("--prefix", "p", "--quiet")
+    folder = root.home + "/p/lib/podstack/__pycache__"
+    (name,) = os.listdir(folder)
+    data = read(os.path.join(folder, name), "rb")
+    with open(os.path.join(folder, name), "wb") as stream:
+        stream.write(damage(data))
+    shown = root.run("p/bin/podstack", "version", "-o", "json").json
+    assert shown["path"] == root.home + "/p/lib/podstack/podstack.py"
+
+
+def test_nothing_is_written_when_it_runs(origin, user):
+    user.install()
+    installed = snapshot(user.home)
+    shutil.rmtree(user.home + "/.local/lib/podstack/__pycache__")
+    user.run("podstack", "--version")
+    assert not [path for path in snapshot(user.home) if path not in installed]
+
+
+# -- podstack update
+
+
+def test_a_checkout_is_not_updated(podstack_process):
+    assert podstack_process("update", code=1).err == (
+        "Error: install.sh did not install %s\n"
+        "Update it the way it came: git pull, or your package manager\n" % PODSTACK
+    )
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="takes two users")
+def test_an_install_of_another_user_can_be_checked_but_not_changed(origin, user):
+    user.install()
+    at = user.home + "/.local/bin/podstack"
+    user.wrapper = []
+    installed = snapshot(user.home)
+    origin.publish("9.8.7")
+    assert "can be updated to 9.8.7" in user.run(at, "update", "--check").out
+    told = user.run(at, "update", code=1).err
+    assert told.startswith("Error: %s/.local/lib/podstack is not yours to change\n" % user.home)
+    assert snapshot(user.home) == installed
+
+
+def test_update_refuses_what_is_no_installer(origin, user):
+    user.install()
+    for body in (b"<html>503</html>", read(SCRIPT).encode()[:-5]):
+        origin.files["/cli"] = body
+        told = user.run("podstack", "update", code=1).err
+        assert told == "Error: %s/cli is not podstack's installer (HTTP 200)\n" % origin.url
+    told = user.run("podstack", "update", code=1, PODSTACK_INSTALL_URL="http://192.0.2.1").err
+    assert told == "Error: The server's installer's address cannot be used: it is not https\n"
+
+
+@pytest.mark.slow
+def test_update_goes_back_to_the_mirror_that_it_came_from(origin, user):
+    user.install()
+    origin.publish("9.8.7")
+    user.run("podstack", "update", "--quiet", PODSTACK_INSTALL_URL=None)
+    assert user.run("podstack", "--version").out == "podstack 9.8.7\n"
+    assert "origin %s\n" % origin.url in read(user.home + "/.local/lib/podstack/receipt")
+
+
+@pytest.mark.slow
+def test_update_hands_no_token_to_the_installer(origin, user):
+    user.install()
+    leak = "env >%s/env\n" % user.home
+    origin.files["/cli"] = origin.files["/cli"].replace(
+        b"main() {\n", b"main() {\n" + leak.encode()
+    )
+    user.run("podstack", "update", PODSTACK_API_TOKEN=USER)
+    assert "PODSTACK_INSTALL_URL" in read(user.home + "/env")
+    assert USER not in read(user.home + "/env")
+
+
+# -- the script itself
+
+
+def test_the_script_and_the_program_are_of_one_version():
+    assert re.search("(?m)^VERSION=(.*)$", read(SCRIPT)).group(1) == podstack.VERSION
+
+
+def test_shellcheck_has_no_complaint():
+    need("shellcheck")
+    done = subprocess.run(["shellcheck", SCRIPT], stdout=subprocess.PIPE)
+    assert done.stdout.decode() == ""
+
+
+def test_what_is_installed_is_what_was_published(origin, root):
+    root.install("--prefix", "p")
+    files = snapshot(root.home + "/p/lib/podstack")
+    assert files["podstack.py"][2] == origin.files["/podstack.py"]
+    modes = {path: stat.filemode(facts[0]) for path, facts in snapshot(root.home + "/p").items()}
+    assert modes.pop("bin/podstack") == "-rwxr-xr-x"
+    assert set(modes.values()) == {"drwxr-xr-x", "-rw-r--r--"}
+    facts = dict(line.split(" ", 1) for line in files["receipt"][2].decode().splitlines())
+    assert facts["sha256"] == hashlib.sha256(origin.files["/podstack.py"]).hexdigest()
+    assert json.dumps(sorted(files)) == json.dumps(
+        ["__pycache__", os.path.relpath(facts["bytecode"], root.home + "/p/lib/podstack"),
+         "podstack.py", "receipt", "start.py"]
+    )  # fmt: skip
