@@ -6507,8 +6507,9 @@ def dispatch(argv, app):
     prepare(app, options)
     try:
         found.handler(Context(app, options), options)
-    except Refused as error:
-        error.details.append("See: podstack %s --help" % " ".join(found.words))
+    except (Refused, UsageError) as error:
+        if not error.hint:
+            error.details.append("See: podstack %s --help" % " ".join(found.words))
         raise
     return 0
 
