@@ -3531,8 +3531,9 @@ def callback_server(receiver, port):
         do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = refuse
 
         def send_error(self, code, message=None, explain=None):
-            # http.server's own words for what it cannot read; 501 is a method without a handler
-            self.show({501: 405, 505: 400}.get(code, code), "Not understood", message or "")
+            # 501 is a method without a handler here. The words given repeat the request.
+            status = {501: 405, 505: 400}.get(code, code)
+            self.show(status, "Not understood", "This is not what a browser sends.")
 
         def show(self, status, title, text, accent=BAD):
             nonce = random_text(16)
@@ -3556,7 +3557,7 @@ def callback_server(receiver, port):
     class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         daemon_threads, block_on_close = True, False
         request_queue_size = 128
-        allow_reuse_address = False
+        allow_reuse_address = os.name != "nt"  # there it would let others in; else TIME_WAIT bars
 
         def handle_error(self, request, client_address):
             pass

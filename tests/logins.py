@@ -74,9 +74,9 @@ class Waiting:
 class Login(Waiting):
     """`podstack ARGV` in a thread of this process."""
 
-    def __init__(self, *argv, tty=False, stdin=None, env=None, **world):
+    def __init__(self, *argv, tty=False, stdin=None, environ=None, **world):
         self.out, self.stderr = Stream(tty=tty), Stream(tty=tty)
-        environ = dict(os.environ, **(env or {}))
+        environ = dict(os.environ if environ is None else environ)
         self.app = podstack.App(
             stdin=stdin or Stream(), stdout=self.out, stderr=self.stderr,
             environ=environ, home=environ["HOME"], **world
@@ -108,10 +108,10 @@ class Login(Waiting):
 class LoginProcess(Waiting):
     """`podstack ARGV` as a process of its own, to interrupt."""
 
-    def __init__(self, *argv, env=None):
+    def __init__(self, *argv, env=None, python=sys.executable):
         self.err = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-B", PODSTACK] + list(argv), stdin=subprocess.DEVNULL,
+            [python, "-B", PODSTACK] + list(argv), stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, **(env or {})),
         )  # fmt: skip
         self.reader = threading.Thread(target=self.read, daemon=True)

@@ -158,7 +158,7 @@ def test_every_answer_two_seconds_late_for_a_device(api, stored, start):
 
 
 def test_the_page_waits_for_a_slow_exchange_and_then_tells_its_end(api, config):
-    late = api.next("/oauth/token", delay=0.7)
+    late = api.next("/oauth/token", delay=0.3)
     login = Login("auth", "login", "--no-browser")
     shown = sandbox.Person().visit(login.url)
     assert late.hits == 1

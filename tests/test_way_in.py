@@ -288,14 +288,14 @@ def wait_for(path, timeout=20):
     return path.read_text()
 
 
-TIMED_OUT = "Error: Nobody signed in within 0.5 s"
+TIMED_OUT = "Error: Nobody signed in within 0.1 s"
 
 
 @pytest.mark.parametrize("browser", [None, "lynx", "w3m -T text/html", "/gone/firefox", "'"])
 def test_a_text_browser_is_never_started(api, cli, recorded, browser):
     env = recorded("lynx", "w3m", "links", "elinks", "links2", "www-browser", "xdg-open")
     env.update(BROWSER=browser, PATH=env["PATH"].partition(":")[0])
-    argv = ["auth", "login", "--timeout", "0.5"] + (["--browser"] if browser is None else [])
+    argv = ["auth", "login", "--timeout", "0.1"] + (["--browser"] if browser is None else [])
     done = cli(*argv, env=env, code=4)
     assert "Open this address to sign in:\n\n  %s/oauth/authorize?" % api.url in done.err
     assert "No browser could be started here." in done.err
@@ -306,7 +306,7 @@ def test_a_text_browser_is_never_started(api, cli, recorded, browser):
 def test_xdg_open_is_told_of_no_text_browser_and_of_no_token(api, cli, recorded):
     env = recorded("xdg-open", "lynx")
     env.update(DISPLAY=":0", PODSTACK_API_TOKEN="psk_sandbox_user")
-    cli("auth", "login", "--browser", "--timeout", "0.5", env=env, code=4)
+    cli("auth", "login", "--browser", "--timeout", "0.1", env=env, code=4)
     started = wait_for(recorded.log)
     assert started.count("\n") == 1
     assert "/xdg-open %s/oauth/authorize?response_type=code&" % api.url in started
@@ -382,5 +382,5 @@ def test_over_ssh_without_device_login_the_line_that_brings_the_port_is_shown(
 
 
 def test_without_ssh_no_such_line_is_shown(api, cli):
-    done = cli("auth", "login", "--no-browser", "--timeout", "0.3", code=4)
+    done = cli("auth", "login", "--no-browser", "--timeout", "0.1", code=4)
     assert "ssh -L" not in done.err
