@@ -330,21 +330,20 @@ write_start() {
 import gc
 import sys
 
-FOLDER = __file__.rpartition("/")[0]
+LIB = __file__.rpartition("/")[0]
 gc.disable()  # an import leaves no garbage, and looking for it costs a twentieth of the start
-sys.path.insert(0, FOLDER)
+sys.path.insert(0, LIB)
 try:
-    try:
-        import podstack
-    except (EOFError, TypeError, ValueError):  # cut off or damaged
-        podstack = type(sys)("podstack")
-        podstack.__file__ = FOLDER + "/podstack.py"
-        with open(podstack.__file__, "rb") as stream:
-            exec(compile(stream.read(), podstack.__file__, "exec"), vars(podstack))
+    import podstack
+
     gc.enable()
     podstack.run()
 except KeyboardInterrupt:
     sys.exit(130)
+except (EOFError, TypeError, ValueError):  # the bytecode is damaged
+    import runpy
+
+    runpy.run_path(LIB + "/podstack.py", run_name="__main__")
 EOF
 }
 

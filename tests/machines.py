@@ -103,7 +103,7 @@ class Machine:
         self.home, self.temporary = os.path.join(root, "home"), os.path.join(root, "tmp")
         self.wrapper = []
         for folder in (self.home, self.temporary):
-            os.mkdir(folder)
+            os.makedirs(folder)
         if uid is not None and IS_ROOT:
             need("setpriv")
             self.wrapper = ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups"]

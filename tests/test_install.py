@@ -39,7 +39,6 @@ def user():
 @pytest.fixture
 def root(tmp_path):
     """Root, who installs into a scratch prefix: never into /usr/local."""
-    (tmp_path / "machine").mkdir()
     return Machine(str(tmp_path / "machine"))
 
 
