@@ -49,10 +49,14 @@ class Reply:
         self.text = body.decode("utf-8")
 
 
-def send(port, data):
+def send(port, data, pieces=1):
     """Send bytes to the callback server and read to the end of what comes back."""
     with socket.create_connection(("127.0.0.1", port), 20) as link:
-        link.sendall(data)
+        size = -(-len(data) // pieces)
+        for start in range(0, len(data), size):
+            link.sendall(data[start : start + size])
+            if pieces > 1:
+                time.sleep(0.05)  # a slow link
         received = b""
         while True:
             piece = link.recv(65536)
@@ -79,8 +83,8 @@ class Sign:
         known["all"] = "code=%(code)s&state=%(state)s&iss=%(iss)s" % known
         return known
 
-    def request(self, template):
-        return send(self.port, (template % self.parts).encode("latin-1"))
+    def request(self, template, pieces=1):
+        return send(self.port, (template % self.parts).encode("latin-1"), pieces)
 
     def get(self, query):
         return self.request("GET /callback?" + query + " HTTP/1.1\r\nHost: %(host)s\r\n\r\n")
@@ -370,17 +374,20 @@ def test_an_idle_connection_is_closed_after_a_while(api, sign):
     completes(api, one)
 
 
-def test_a_request_line_of_a_megabyte(api, sign):
+@pytest.mark.parametrize("pieces", [1, 5], ids=["at-once", "slowly"])
+def test_a_request_line_of_a_megabyte(api, sign, pieces):
     one = sign()
-    assert one.request("GET /callback?x=" + "A" * 1000000 + RIGHT + "\r\n").status == 414
+    line = "GET /callback?x=" + "A" * 1000000 + RIGHT + "\r\n"
+    assert one.request(line, pieces).status == 414
     completes(api, one)
 
 
-def test_a_posted_answer_is_refused_with_its_body_read(api, sign):
+@pytest.mark.parametrize("pieces", [1, 5], ids=["at-once", "slowly"])
+def test_a_posted_answer_is_refused_and_its_body_read_for_that(api, sign, pieces):
     one = sign()
     body = "%(all)s" + "&x=" + "A" * 300000
     head = "POST /callback" + RIGHT + "Content-Type: application/x-www-form-urlencoded\r\n"
-    assert one.request(head + "Content-Length: 300500\r\n\r\n" + body).status == 405
+    assert one.request(head + "Content-Length: 300500\r\n\r\n" + body, pieces).status == 405
     completes(api, one)
 
 
