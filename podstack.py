@@ -254,8 +254,9 @@ def encodings(secret):
     import base64
 
     raw = secret.encode("utf-8", "replace")
-    forms = {secret, json_dump(secret)[1:-1], percent_encode(secret), raw.hex(), raw.hex().upper()}
-    forms.add(percent_encode(secret).lower())
+    percent = percent_encode(raw.decode("utf-8"))
+    forms = {secret, json_dump(secret)[1:-1], percent, percent.lower()}
+    forms.update((raw.hex(), raw.hex().upper()))
     for shift in range(3):
         coded = base64.b64encode(b"\0" * shift + raw).decode("ascii").rstrip("=")
         whole = coded[(0, 2, 3)[shift] : len(coded) - (1 if (len(raw) + shift) % 3 else 0)]
@@ -1135,7 +1136,7 @@ class App:
 
     def guard(self, secret):
         """Remember a secret, so that nothing said from now on can hold it; returns it."""
-        if secret:
+        if isinstance(secret, str) and secret:
             self.secrets.add(secret)
         return secret
 
@@ -1291,7 +1292,8 @@ class App:
         """Run a program to its end and return `Finished`.
 
         `patience` is (seconds, sentence): said when it takes longer. With `inherit` the child's
-        stderr is ours, and its stdin too on a terminal. Raises OSError, TimeoutError.
+        stderr is ours, and its stdin too on a terminal; without it Ctrl-C is for us alone, so that
+        a save held against interrupts is one. Raises OSError, TimeoutError.
         """
         import subprocess
 
@@ -1302,6 +1304,7 @@ class App:
             stdout=subprocess.PIPE,
             stderr=None if inherit else subprocess.PIPE,
             env=self.child_environ(env),
+            start_new_session=not inherit and not self.is_windows,
         )
         waits = [patience[0], timeout - patience[0]] if patience else [timeout]
         try:
@@ -1416,8 +1419,9 @@ def lenient_stream(stream, errors):
 
 
 def end_process(process):
+    """Kill a child; what it started may hold its pipes open for ever, so they are not drained."""
     process.kill()
-    process.communicate()
+    process.wait()
 
 
 # == files: the config file, its profiles, and where every value comes from ==================
@@ -2139,7 +2143,7 @@ def check_profile_name(name):
 
 KEYCHAIN_SERVICE = "podstack"
 KEYCHAIN_WAIT = "Waiting for your keyring to be unlocked ..."
-NO_KEYRING = "or add --no-keyring to keep the token in the config file"
+NO_KEYRING = "or keep the token in the config file: podstack auth login --no-keyring"
 PROBE_PAYLOAD = "ps1." + "0" * 2044
 SECRET_TOOL_ERRORS = (
     ("autolaunch D-Bus", "there is no D-Bus session here", "Start one: dbus-run-session"),
@@ -2332,11 +2336,11 @@ def unpack_payload(payload):
         packed = base64.b64decode(payload[4:].encode("ascii"), b"-_", validate=True)
         reader = zlib.decompressobj()
         kept = json.loads(reader.decompress(packed, MAX_CONFIG_BYTES).decode("utf-8"))
-        if not isinstance(kept, dict) or not is_token(kept.get("token")):
-            raise ValueError("no token")
+        if not reader.eof or not isinstance(kept, dict) or not is_token(kept.get("token")):
+            raise ValueError("not whole")
         refresh = kept.get("refresh_token")
         return {"token": kept["token"], "refresh_token": refresh if is_token(refresh) else None}
-    except (ValueError, TypeError, zlib.error, RecursionError):
+    except (ValueError, zlib.error, RecursionError):
         advice = "Sign in again: podstack auth login"
         raise keychain_error("its item for this profile is not one of ours", advice)
 
@@ -2380,6 +2384,7 @@ def write_keychain(settings, name, payload):
     """Store a payload and read it back; raises KeychainError."""
     keychain = open_keychain(settings.app)
     account = keychain_account(settings, name)
+    settings.app.guard(payload)
     if len(payload) > keychain.limit:
         raise keychain_error("the login is too long for it", "Generate a shorter token")
     keychain.write(account, payload)
@@ -2399,7 +2404,7 @@ def login_changes(settings, name, login, storage):
             settings.app
         ):
             in_file["storage"] = storage
-        if login.client_id and login.client_id != DEFAULT_CLIENT_ID:
+        if login.client_id and login.client_id != (profile.get("client_id") or DEFAULT_CLIENT_ID):
             in_file["client_id"] = login.client_id
         return [(profile.key_of(field), value) for field, value in in_file.items()]
 
@@ -2409,42 +2414,46 @@ def login_changes(settings, name, login, storage):
 def save_login(settings, name, login, storage):
     """Keep `login` as the profile's; the other place is cleaned once the new one holds it."""
     app, config = settings.app, settings.config
-    was_in_keychain = config.profile(name).in_keychain
     app.guard(login.token)
     app.guard(login.refresh_token)
-    if storage == "keyring":
-        write_keychain(settings, name, pack_payload(login))
-    config.edit(login_changes(settings, name, login, storage))
-    if was_in_keychain and storage == "file":
-        try:
-            open_keychain(app).delete(keychain_account(settings, name))
-        except KeychainError as error:
-            app.warn("the keyring still holds the earlier login: %s" % error.message)
+    with config.lock:
+        config.reload()
+        was_in_keychain = config.profile(name).in_keychain
+        if storage == "keyring":
+            write_keychain(settings, name, pack_payload(login))
+        config.edit(login_changes(settings, name, login, storage))
+        if was_in_keychain and storage == "file":
+            try:
+                open_keychain(app).delete(keychain_account(settings, name))
+            except KeychainError as error:
+                app.warn("the keyring still holds the earlier login: %s" % error.message)
 
 
 def prove_storage(settings, name, storage):
     """Raise unless a login can be saved right now, so that no single-use answer is lost."""
     if storage == "keyring":
-        write_keychain(settings, name + "-probe", PROBE_PAYLOAD)
-        keychain = open_keychain(settings.app)
-        keychain.delete(keychain_account(settings, name + "-probe"))
+        probe = "%s.probe%d" % (name, os.getpid())  # no profile's name, and no other process's
+        write_keychain(settings, probe, PROBE_PAYLOAD)
+        open_keychain(settings.app).delete(keychain_account(settings, probe))
     trial = Login(token="x", refresh_token="x", expires="2024-12-31T00:00:00Z", endpoint="x")
     settings.config.edit(login_changes(settings, name, trial, storage), trial=True)
 
 
 def forget_login(settings, name):
     """Remove a stored login from the keychain and the file; True where there was one."""
-    profile = settings.config.require().profile(name)
-    if not profile.holds_login:
+    config = settings.config.require()
+    if not config.profile(name).holds_login:
         return False
-    if profile.in_keychain:
-        open_keychain(settings.app).delete(keychain_account(settings, name))
 
     def plan(config):
         fresh = config.profile(name)
         return [(fresh.key_of(field), None) for field in LOGIN_FIELDS if fresh.is_set(field)]
 
-    settings.config.edit(plan)
+    with config.lock:
+        config.reload()
+        if config.profile(name).in_keychain:
+            open_keychain(settings.app).delete(keychain_account(settings, name))
+        config.edit(plan)
     return True
 
 
@@ -2512,73 +2521,96 @@ def environment_credential(settings):
 
 def command_credential(settings, profile):
     """Return the Credential that the profile's token_command yields; raises AuthError."""
-    import json
-    import shlex
-
-    app, command = settings.app, profile.get("token_command")
+    app, what = settings.app, "token_command of profile '%s'" % profile.name
     check_pin(settings, profile, None)
     check_command_file(profile)
-    try:
-        argv = command if isinstance(command, list) else shlex.split(command)
-        program = argv[0] if os.path.isabs(argv[0]) else app.which(argv[0])
-    except (ValueError, IndexError, TypeError):
-        raise profile.config.error(profile.key_of("token_command"), "is not a command")
     if app.env("PODSTACK_TOKEN_COMMAND"):
-        raise AuthError("token_command of profile '%s' calls podstack itself" % profile.name)
-    what = "token_command of profile '%s' (%s)" % (profile.name, printable(argv[0]))
-    extra = {
+        raise AuthError("%s calls podstack itself" % what)
+    argv = command_words(app, profile)
+    named = "%s (%s)" % (what, printable(argv[0]))
+    environ = {
         "PODSTACK_PROFILE": profile.name,
         "PODSTACK_API_ENDPOINT": settings.get("endpoint"),
         "PODSTACK_TOKEN_COMMAND": "1",
     }
     try:
-        done = app.run([program or argv[0]] + argv[1:], env=extra, inherit=True)
+        done = app.run(argv, env=environ, inherit=True)
     except (OSError, TimeoutError) as error:
-        raise AuthError("%s failed: %s" % (what, getattr(error, "strerror", None) or error))
+        raise AuthError("%s failed: %s" % (named, getattr(error, "strerror", None) or error))
     if done.code:
-        raise AuthError("%s failed with exit code %d" % (what, done.code))
-    token, expires = done.out.decode("utf-8", "replace").rstrip("\r\n"), None
-    if token.lstrip().startswith("{"):
-        try:
-            answer = json.loads(token)
-            token, expires = answer.get("token"), answer.get("expires_at")
-        except (ValueError, RecursionError):
-            token = None
-    app.guard(token if isinstance(token, str) else None)
-    if not isinstance(token, str) or not is_token(token):
-        raise AuthError("%s did not print one token" % what)
+        raise AuthError("%s failed with exit code %d" % (named, done.code))
+    token, expires = read_command_answer(done.out.decode("utf-8", "replace"))
+    app.guard(token)
+    if not is_token(token):
+        raise AuthError("%s did not print one token" % named)
     login = Login(token=token, expires=expires if isinstance(expires, str) else None)
-    origin = "Token from token_command of profile '%s'" % profile.name
-    return Credential(token, "command", origin, profile, login)
+    return Credential(token, "command", "Token from " + what, profile, login)
+
+
+def command_words(app, profile):
+    """Return token_command as an argv that starts with an absolute path; never a shell's line."""
+    import shlex
+
+    command = profile.get("token_command")
+    try:
+        argv = command if isinstance(command, list) else shlex.split(command)
+    except ValueError:  # a quotation without its end
+        argv = []
+    if not argv or not all(isinstance(word, str) and "\0" not in word for word in argv):
+        raise profile.config.error(profile.key_of("token_command"), "is not a command")
+    program = argv[0] if os.path.isabs(argv[0]) else app.which(argv[0])
+    if program is None:
+        shown = printable(argv[0])
+        raise AuthError("token_command of profile '%s': %s not found" % (profile.name, shown))
+    return [program] + argv[1:]
+
+
+def read_command_answer(text):
+    """Return (token, expiry) of what a token_command printed: JSON, or the token alone."""
+    import json
+
+    text = text.rstrip("\r\n")
+    if not text.lstrip().startswith("{"):
+        return text, None
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        return None, None
+    return answer.get("token"), answer.get("expires_at")
 
 
 def check_command_file(profile):
-    """Raise unless nobody else can write the file, or the directory, that names the command."""
+    """Raise unless nobody else can write the file that names the command, or put another there."""
     config = profile.config
     if not config.modes_mean_something:
         return
     real = os.path.realpath(config.path)
-    for path in (real, os.path.dirname(real)):
+    for path in (real, os.path.dirname(real), os.path.dirname(config.path)):
         facts = os.stat(path)
         if facts.st_mode & 0o022 or facts.st_uid not in (0, os.geteuid()):
             hint = "Run: chmod go-w %s" % path
             raise AuthError("token_command is not run: others can write %s" % path, hint)
 
 
+def stored_credential(settings, profile):
+    """Return the Credential of the login that `profile` keeps, or None; raises AuthError."""
+    if not profile.holds_login:
+        return None
+    check_pin(settings, profile, Login(endpoint=profile.get("endpoint")))
+    login = load_login(settings, profile)
+    if login is None:
+        return None
+    kept = "keyring" if profile.in_keychain else "file"
+    place = "keyring" if kept == "keyring" else profile.config.path
+    origin = "Token from profile '%s' in %s" % (profile.name, place)
+    return Credential(login.token, kept, origin, profile, login)
+
+
 def profile_credential(settings, profile):
-    """Return the Credential that `profile` holds, or None; raises AuthError."""
+    """Return the Credential that `profile` gives, or None; raises AuthError."""
     if profile.get("token_command"):
         return command_credential(settings, profile)
-    if profile.holds_login:
-        login = Login(endpoint=profile.get("endpoint"))
-        check_pin(settings, profile, login)
-        login = load_login(settings, profile)
-        if login:
-            kept = "keyring" if profile.in_keychain else "file"
-            place = "keyring" if kept == "keyring" else profile.config.path
-            origin = "Token from profile '%s' in %s" % (profile.name, place)
-            return Credential(login.token, kept, origin, profile, login)
-    return None
+    return stored_credential(settings, profile)
 
 
 def find_credential(settings):
@@ -3795,7 +3827,7 @@ def renew_login(settings, http, credential):
 
 def reload_credential(settings, name):
     settings.config.reload()
-    found = profile_credential(settings, settings.config.profile(name))
+    found = stored_credential(settings, settings.config.profile(name))
     if found is None:
         raise NoLogin()
     return found
@@ -3820,7 +3852,7 @@ def fresh_credential(settings, http, credential):
     settings.config.lock.seconds = LOCK_SECONDS if expired else 0
     try:
         return renew_login(settings, http, credential)
-    except (Unreachable, LockBusy) as error:
+    except PodError as error:
         if expired:
             raise
         settings.app.debug("not refreshed: %s" % error.message)
@@ -3934,8 +3966,11 @@ class Api:
     """The API with the effective token at the effective endpoint, or with those given."""
 
     def __init__(self, settings, http, credential=None, endpoint=None):
+        from _thread import allocate_lock
+
         self.settings, self.http, self.app = settings, http, settings.app
         self._credential, self._endpoint = credential, endpoint
+        self.renewing = allocate_lock()
 
     @property
     def credential(self):
@@ -3945,14 +3980,20 @@ class Api:
             self._credential = fresh_credential(self.settings, self.http, found)
         return self._credential
 
-    def renewed(self):
-        """After an unexpected 401: tell whether there is another token to try, once."""
-        old = self._credential
-        if old.kind == "command":
-            self._credential = command_credential(self.settings, old.profile)
-        elif old.login and old.login.refresh_token and old.profile:
-            self._credential = renew_login(self.settings, self.http, old)
-        return self._credential.token != old.token
+    def renewed(self, refused):
+        """After an unexpected 401 for the token `refused`: tell whether there is another to try.
+
+        Pages are read by several threads: the first of them renews, the others use what it got.
+        """
+        with self.renewing:
+            old = self._credential
+            if old.token != refused:
+                return True
+            if old.kind == "command":
+                self._credential = command_credential(self.settings, old.profile)
+            elif old.login and old.login.refresh_token and old.profile:
+                self._credential = renew_login(self.settings, self.http, old)
+            return self._credential.token != refused
 
     def url(self, path, query=()):
         """Return the Url of a path below /v1, put together from parsed parts."""
@@ -3960,8 +4001,8 @@ class Api:
         asked = encode_query([(k, v) for k, v in query if v is not None])
         return Url(url.scheme, url.host, url.port, url.path + "/v1" + path, asked)
 
-    def headers(self, in_project=False, **more):
-        headers = {"Authorization": "Bearer " + self.credential.token}
+    def headers(self, token, in_project=False, **more):
+        headers = {"Authorization": "Bearer " + token}
         project = self.settings.get("project") if in_project else None
         if project:
             if not all(" " <= char <= "~" for char in project):
@@ -3977,13 +4018,14 @@ class Api:
         """
         url, content = self.url(path, query), raw
         for turn in (1, 2):
-            headers = self.headers(in_project)
+            token = self.credential.token
+            headers = self.headers(token, in_project)
             if body is not None:
                 content = json_dump(body, True, None).encode("ascii")
             if content is not None:
                 headers["Content-Type"] = "application/json"
             answer = self.http.request(method, url, headers, content, redirects=5)
-            if answer.status != 401 or turn == 2 or not self.renewed():
+            if answer.status != 401 or turn == 2 or not self.renewed(token):
                 break
         check_service(answer)
         if answer.status >= 400:
@@ -4117,11 +4159,14 @@ class Api:
 
         def read(path, what):
             for turn in (1, 2):
-                headers = self.headers(True, Accept="text/plain")
+                token = self.credential.token
+                headers = self.headers(token, True, Accept="text/plain")
                 url = self.url(path + "/logs", query)
                 stream = self.http.stream(url, headers, None if follow else 120)
                 refused, chunk = next(stream, (None, b""))
-                if refused is None or refused.status != 401 or turn == 2 or not self.renewed():
+                if refused is None or refused.status != 401 or turn == 2:
+                    break
+                if not self.renewed(token):
                     break
             if refused is not None:
                 check_service(refused)
@@ -4695,8 +4740,8 @@ def auth_refresh(cx, args):
     """Exchange the stored refresh token for a new login."""
     profile = cx.settings.profile()
     cx.config.require()
-    stored = profile_credential(cx.settings, profile) if profile.holds_login else None
-    if stored is None or not stored.login:
+    stored = stored_credential(cx.settings, profile)
+    if stored is None:
         raise NoLogin()
     if not stored.login.refresh_token:
         raise PodError(
