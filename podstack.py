@@ -3811,10 +3811,9 @@ def renew_login(settings, http, credential):
         client_id = found.login.client_id or DEFAULT_CLIENT_ID
         pairs = [("grant_type", "refresh_token"), ("refresh_token", found.login.refresh_token)]
         limits["deadline"] = time.monotonic() + REFRESH_SECONDS
-        answer = post_grant(http, server, pairs, client_id, **limits)
-        with HeldInterrupts():
+        with HeldInterrupts():  # from its sending on the old refresh token may be spent
             try:
-                grant = read_grant(settings.app, answer)
+                grant = read_grant(settings.app, post_grant(http, server, pairs, client_id, **limits))
             except OAuthError as error:
                 return expired_or_newer(settings, name, found, error)
             login = login_from_grant(settings.app, grant, server, client_id, endpoint, found.login)
