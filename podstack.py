@@ -3799,29 +3799,34 @@ def renew_login(settings, http, credential):
     Any number of processes may do so at once: under the lock the store is read again, and who
     finds another token there takes it. The new pair is saved before it is used.
     """
-    endpoint, config, name = settings.get("endpoint"), settings.config, credential.profile.name
+    config, name = settings.config, credential.profile.name
     limits = {"deadline": time.monotonic() + REFRESH_SECONDS, "retries": 0}
-    server = server_of_login(http, credential.login, endpoint, **limits)
+    server = server_of_login(http, credential.login, settings.get("endpoint"), **limits)
     with config.lock:
         found = reload_credential(settings, name)
         if found.token != credential.token or not found.login.refresh_token:
             return found
-        storage = found.kind
-        prove_storage(settings, name, storage)
-        client_id = found.login.client_id or DEFAULT_CLIENT_ID
-        pairs = [("grant_type", "refresh_token"), ("refresh_token", found.login.refresh_token)]
-        limits["deadline"] = time.monotonic() + REFRESH_SECONDS
-        with HeldInterrupts():  # from its sending on the old refresh token may be spent
-            try:
-                grant = read_grant(settings.app, post_grant(http, server, pairs, client_id, **limits))
-            except OAuthError as error:
-                return expired_or_newer(settings, name, found, error)
-            login = login_from_grant(settings.app, grant, server, client_id, endpoint, found.login)
-            try:
-                save_login(settings, name, login, storage)
-            except PodError as error:
-                settings.app.warn("the refreshed login is LOST after this: %s" % error.message)
-            return Credential(login.token, storage, found.origin, found.profile, login)
+        prove_storage(settings, name, found.kind)
+        with HeldInterrupts():  # once it is sent the refresh token may be spent
+            return spend_refresh_token(settings, http, server, found)
+
+
+def spend_refresh_token(settings, http, server, found):
+    """Return the Credential with the login, saved, that a refresh token buys; raises PodError."""
+    app, old = settings.app, found.login
+    client_id = old.client_id or DEFAULT_CLIENT_ID
+    pairs = [("grant_type", "refresh_token"), ("refresh_token", old.refresh_token)]
+    limits = {"deadline": time.monotonic() + REFRESH_SECONDS, "retries": 0}
+    try:
+        grant = read_grant(app, post_grant(http, server, pairs, client_id, **limits))
+    except OAuthError as error:
+        return expired_or_newer(settings, found, error)
+    login = login_from_grant(app, grant, server, client_id, settings.get("endpoint"), old)
+    try:
+        save_login(settings, found.profile.name, login, found.kind)
+    except PodError as error:
+        app.warn("the refreshed login is LOST after this: %s" % error.message)
+    return Credential(login.token, found.kind, found.origin, found.profile, login)
 
 
 def reload_credential(settings, name):
@@ -3832,11 +3837,11 @@ def reload_credential(settings, name):
     return found
 
 
-def expired_or_newer(settings, name, found, error):
+def expired_or_newer(settings, found, error):
     """After a refused refresh: only invalid_grant ends a login, and only if nobody renewed it."""
     if error.error != "invalid_grant":
         raise Unreachable("The login could not be refreshed: %s" % printable(error.error))
-    newer = reload_credential(settings, name)
+    newer = reload_credential(settings, found.profile.name)
     if newer.login.refresh_token != found.login.refresh_token:
         return newer
     raise TokenExpired([found.origin])
