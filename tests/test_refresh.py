@@ -481,6 +481,7 @@ def test_a_server_that_never_answers_ends_the_wait_and_keeps_the_login(api, conf
 def test_fifty_processes_spend_one_refresh_token_once(api, config, source):
     old = sign_in(api, config, left=-5 if source == "due" else HOUR)
     api.tokens.pop(old["token"])
+    api.next("/oauth/token", delay=3)  # the others arrive while the first is at it
     together = threading.Barrier(50)
     ends = []
 
