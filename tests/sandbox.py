@@ -2222,12 +2222,12 @@ def serve(port, now):
         print("sandbox.py: port %d: %s" % (port, error.strerror), file=sys.stderr)
         return 1
     with api, contextlib.suppress(KeyboardInterrupt):
+        api.report = lambda seen: print(seen.method, seen.target, seen.status, flush=True)
         print("export PODSTACK_API_ENDPOINT=" + api.url)
         print("export PODSTACK_STORAGE=file")
         for token in list(api.tokens.values()):
             print("# podstack auth login --token %s   (%s)" % (token.value, token.account.email))
         print(flush=True)
-        api.report = lambda seen: print(seen.method, seen.target, seen.status, flush=True)
         threading.Event().wait()
     return 0
 
