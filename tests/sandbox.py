@@ -26,6 +26,7 @@ import re
 import secrets
 import shlex
 import shutil
+import signal
 import socket
 import socketserver
 import subprocess
@@ -2283,13 +2284,10 @@ def run_command(command, now):
         if program is None:
             print("sandbox.py: %s: not found" % command[0], file=sys.stderr)
             return 127
-        child = subprocess.Popen([program] + command[1:], env=place.env)
-        while True:
-            try:
-                code = child.wait()
-            except KeyboardInterrupt:
-                continue  # Ctrl-C reaches the command as well, which decides what it means
-            return code if code >= 0 else 128 - code
+        # Ctrl-C reaches the command as well, which decides what it means.
+        signal.signal(signal.SIGINT, lambda *_: None)
+        code = subprocess.call([program] + command[1:], env=place.env)
+        return code if code >= 0 else 128 - code
 
 
 def visit(url, email, approve):

@@ -43,8 +43,8 @@ def text():
 def test_the_guide_is_read_whole(text):
     guide = sandbox.Guide(text)
     typed = [command for command in guide.commands if command]
-    assert len(typed) == 25
-    assert sum(command.startswith("podstack ") for command in typed) == 20
+    assert len(typed) == 24
+    assert sum(command.startswith("podstack ") for command in typed) == 19
     assert guide.printed() == [
         "Authenticated as: user@example.com",
         "Account ID: acc_123456",
