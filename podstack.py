@@ -1478,7 +1478,7 @@ def os_error(verb, path, error):
     return ConfigError("Cannot %s %s: %s" % (verb, path, error.strerror or error), hint)
 
 
-def read_file(app, path):
+def read_file(path):
     """Return (text, stat) of the config file, or (None, None) where there is none.
 
     Raises ConfigError for anything that is not a plain, small UTF-8 file of ours.
@@ -1487,24 +1487,16 @@ def read_file(app, path):
     try:
         refuse_planted_link(path)
         descriptor = os.open(path, flags)
+        try:
+            facts = os.fstat(descriptor)
+            check_readable(path, facts)
+            data = read_descriptor(descriptor)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return None, None
     except OSError as error:
         raise os_error("read", path, error)
-    facts = os.fstat(descriptor)
-    if not stat.S_ISREG(facts.st_mode):
-        os.close(descriptor)
-        raise ConfigError("Cannot read %s: it is not a regular file" % path)
-    with open(descriptor, "rb") as stream:
-        if hasattr(os, "geteuid") and os.geteuid() not in (0, facts.st_uid):
-            raise ConfigError(
-                "Cannot use %s: it belongs to another user (uid %d)" % (path, facts.st_uid),
-                "Set PODSTACK_CONFIG to a file of your own",
-            )
-        try:
-            data = stream.read(MAX_CONFIG_BYTES + 1)
-        except OSError as error:
-            raise os_error("read", path, error)
     if len(data) > MAX_CONFIG_BYTES:
         raise ConfigError("Cannot read %s: it is larger than 1 MiB" % path)
     try:
@@ -1512,6 +1504,26 @@ def read_file(app, path):
     except UnicodeDecodeError as error:
         lines = (data[: error.start].decode("utf-8") + ".").splitlines()
         raise ConfigError("%s:%d:%d: not UTF-8 text" % (path, len(lines), len(lines[-1])))
+
+
+def check_readable(path, facts):
+    """Raise ConfigError unless these are the facts of a plain file that is ours to use."""
+    if not stat.S_ISREG(facts.st_mode):
+        raise ConfigError("Cannot read %s: it is not a regular file" % path)
+    if hasattr(os, "geteuid") and os.geteuid() not in (0, facts.st_uid):
+        raise ConfigError(
+            "Cannot use %s: it belongs to another user (uid %d)" % (path, facts.st_uid),
+            "Set PODSTACK_CONFIG to a file of your own",
+        )
+
+
+def read_descriptor(descriptor):
+    """Return the bytes that follow, up to a little more than the config file may have."""
+    data, more = b"", b"..."
+    while more and len(data) <= MAX_CONFIG_BYTES:
+        more = os.read(descriptor, 1 << 16)
+        data += more
+    return data
 
 
 def refuse_planted_link(path):
@@ -1598,16 +1610,19 @@ def fill_temporary(temporary, real, data):
     """Create what is to replace `real`, with `data` flushed to the disk and read back."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(temporary, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    with open(descriptor, "r+b") as stream:
+    try:
         if hasattr(os, "fchmod"):
             os.fchmod(descriptor, 0o600)
         give_to_owner(descriptor, real)
-        stream.write(data)
-        stream.flush()
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
         os.fsync(descriptor)
-        stream.seek(0)
-        if stream.read() != data:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        if read_descriptor(descriptor) != data:
             raise OSError(None, "it does not read back as written")
+    finally:
+        os.close(descriptor)
 
 
 def replace_file(app, temporary, real):
@@ -1733,9 +1748,12 @@ class FileLock:
         self.app.debug("no lock on %s: %s" % (self.path, error))
 
     def close(self):
-        if self.descriptor is not None:
-            os.close(self.descriptor)
-        self.descriptor, self.held = None, False
+        descriptor, self.descriptor, self.held = self.descriptor, None, False
+        try:
+            if descriptor is not None:
+                os.close(descriptor)
+        except OSError as error:  # the lock is gone all the same
+            self.app.debug("cannot close %s: %s" % (self.path, error))
 
 
 def is_single_file(facts):
@@ -1845,7 +1863,7 @@ class Config:
     @classmethod
     def load(cls, app, path):
         """Return the file's Config (an empty one where there is no file); raises ConfigError."""
-        text, facts = read_file(app, path)
+        text, facts = read_file(path)
         config = cls(app, path, text or "", facts)
         config.warn_if_open()
         return config
@@ -1947,7 +1965,7 @@ class Config:
 
     def reload(self):
         """Read the file again; raises ConfigError."""
-        text, facts = read_file(self.app, self.path)
+        text, facts = read_file(self.path)
         self.take(text or "", facts)
 
     def sweep(self):

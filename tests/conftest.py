@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -51,6 +52,7 @@ def find_pythons():
 
 
 PYTHONS = find_pythons()  # before HOME is another
+EVERYBODYS_PYTHON = PYTHONS.get("system", sys.executable)
 
 # What a developer's or CI's environment may hold that a test must not see.
 FOREIGN = re.compile(
@@ -230,6 +232,22 @@ def podstack_process(home):
         return result
 
     return run
+
+
+@pytest.fixture(scope="session")
+def installed():
+    """A compiled copy of the program that every user of this machine can start; its argv."""
+    folder = tempfile.mkdtemp(prefix="podstack-")
+    module, start = os.path.join(folder, "podstack.py"), os.path.join(folder, "start.py")
+    shutil.copyfile(PODSTACK, module)
+    with open(start, "w") as stream:
+        stream.write(
+            "import sys\nsys.path.insert(0, %r)\nimport podstack\n\npodstack.run()\n" % folder
+        )
+    subprocess.check_call([EVERYBODYS_PYTHON, "-m", "py_compile", module])
+    subprocess.check_call(["chmod", "-R", "a+rX", folder])
+    yield [EVERYBODYS_PYTHON, "-I", "-S", "-B", start]
+    shutil.rmtree(folder)
 
 
 class Terminal:

@@ -17,31 +17,14 @@ import tempfile
 import time
 
 import pytest
-from conftest import PODSTACK, Result, need
+from conftest import Result, need
 
 import podstack
 
 IS_ROOT = os.geteuid() == 0
 NOBODY = 65534
-PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
 TOKEN = "psk_very_secret_token"
 WITH_TOKEN = "auth:\n  token: %s\n" % TOKEN
-
-
-@pytest.fixture(scope="session")
-def installed():
-    """A compiled copy of the program that every user of this machine can start; its argv."""
-    folder = tempfile.mkdtemp(prefix="podstack-")
-    module, start = os.path.join(folder, "podstack.py"), os.path.join(folder, "start.py")
-    shutil.copyfile(PODSTACK, module)
-    with open(start, "w") as stream:
-        stream.write(
-            "import sys\nsys.path.insert(0, %r)\nimport podstack\n\npodstack.run()\n" % folder
-        )
-    subprocess.check_call([PYTHON, "-m", "py_compile", module])
-    subprocess.check_call(["chmod", "-R", "a+rX", folder])
-    yield [PYTHON, "-I", "-S", "-B", start]
-    shutil.rmtree(folder)
 
 
 class Ordinary:
