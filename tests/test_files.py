@@ -258,6 +258,14 @@ def test_a_link_to_itself_is_an_error_and_stays(cli, config, home):
     assert os.readlink(str(config)) == "config.yaml"
 
 
+def test_a_link_that_becomes_a_loop_before_the_write_is_not_replaced(config):
+    config.symlink_to("config.yaml")
+    with pytest.raises(podstack.ConfigError) as caught:
+        podstack.write_file(None, str(config), OLD)
+    assert caught.value.message == "Cannot write %s: Too many levels of symbolic links" % config
+    assert names_in(config.parent) == ["config.yaml"] and config.is_symlink()
+
+
 def test_a_link_to_another_file_system_is_followed(user, mounted):
     user.own(user.folder, mode=0o700)
     disk = user.own(os.path.join(user.home, "disk"), mode=0o700)
@@ -587,6 +595,19 @@ def test_a_dozen_processes_in_a_new_home_lose_nothing(user):
         user.finish(process, 0)
     found = podstack.yaml_load(content_of(user.config))["profiles"]
     assert found == {name: {"project": name} for name in names}
+
+
+def test_a_directory_that_another_process_makes_first_is_used(cli, home, monkeypatch):
+    make = os.mkdir
+
+    def make_twice(path, mode):
+        make(path, mode)
+        make(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", make_twice)
+    result = cli("--debug", *SET)
+    assert "no lock" not in result.err
+    assert content_of(home / ".podstack" / "config.yaml") == OLD.replace("old", "new")
 
 
 def hold(path):
