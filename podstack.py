@@ -3184,22 +3184,30 @@ def plain_reason(error, timeout):
 # never guess an address, end a wait on a wrong answer, or spend a refresh token twice.
 
 PAGE_STYLE = """
-:root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --ink: #16191d; --soft: #59616b }
+:root { color-scheme: light dark; --page: #f3f5f7; --card: #fff; --ink: #16191d; --soft: #57606a }
 @media (prefers-color-scheme: dark) {
-  :root { --page: #101317; --card: #1a1f26; --ink: #eceff3; --soft: #9aa4b0 } }
+  :root { --page: #0f1216; --card: #1a1f26; --ink: #eceff3; --soft: #a3adb8 } }
 body { margin: 0; min-height: 100vh; display: grid; place-items: center; background: var(--page);
   color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
-main { background: var(--card); border-radius: 12px; padding: 2.5rem 3rem; max-width: 26rem;
-  border-top: 4px solid %s }
-h1 { font-size: 1.3rem; margin: 0 0 .5rem } p { margin: 0; color: var(--soft) }
+main { box-sizing: border-box; width: 27rem; max-width: 92vw; padding: 2.5rem 2rem 2rem;
+  background: var(--card); border-radius: 14px; box-shadow: 0 1px 3px #0003; text-align: center;
+  overflow-wrap: anywhere; text-wrap: balance }
+svg { width: 3.5rem; fill: none; stroke: #fff; stroke-width: 2; stroke-linecap: round }
+h1 { font-size: 1.4rem; margin: 1rem 0 .5rem } p, small { margin: 0; color: var(--soft) }
+small { display: block; margin-top: 2rem }
 """
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>%(title)s - podstack</title>
 <meta name="viewport" content="width=device-width"><style nonce="%(nonce)s">%(style)s</style>
 <script nonce="%(nonce)s">history.replaceState(null, "", "/")</script></head>
-<body><main><h1>%(title)s</h1><p>%(text)s</p></main></body></html>
+<body><main><svg viewBox="0 0 24 24" aria-hidden="true">
+<circle cx="12" cy="12" r="12" stroke="none" fill="%(color)s"/><path d="%(sign)s"/></svg>
+<h1>%(title)s</h1><p>%(text)s</p><small>podstack</small></main></body></html>
 """
-GOOD, BAD, OPEN = "#2e7d5b", "#b3452c", "#8a6d1d"  # the page's one accent
+# A page's colour and sign: a tick, a cross, a clock.
+GOOD = ("#2e7d5b", "M7 12.5l3.5 3.5 6.5-8")
+BAD = ("#b3452c", "M8.5 8.5l7 7m0-7l-7 7")
+OPEN = ("#8a6d1d", "M12 6.5v6l3.5 2.5")
 INTERRUPTED = ("You are not signed in", "The sign-in was interrupted.", BAD)
 STILL_OPEN = ("Still signing in", "The terminal tells how it ends.", OPEN)
 
@@ -3304,7 +3312,7 @@ def check_metadata(metadata, issuer):
         shown = printable(metadata.get("issuer"))
         raise PodError("The server's metadata is from issuer %s, not from %s" % (shown, issuer))
     methods = metadata.get("code_challenge_methods_supported")
-    if isinstance(methods, list) and "S256" not in methods:
+    if methods is not None and not (isinstance(methods, list) and "S256" in methods):
         raise PodError("The authorization server does not support PKCE S256")
 
 
@@ -3585,9 +3593,9 @@ def callback_server(receiver, port):
             status = {501: 405, 505: 400}.get(code, code)
             self.show(status, "Not understood", "This is not what a browser sends.")
 
-        def show(self, status, title, text, accent=BAD):
+        def show(self, status, title, text, kind=BAD):
             nonce = random_text(16)
-            body = outcome_page(title, text, accent, nonce).encode("utf-8", "replace")
+            body = outcome_page(title, text, kind, nonce).encode("utf-8", "replace")
             self.close_connection = True
             self.send_response_only(status)
             for name, value in page_headers(nonce) + (("Content-Length", str(len(body))),):
@@ -3632,12 +3640,18 @@ def page_headers(nonce):
     )
 
 
-def outcome_page(title, text, accent, nonce):
+def outcome_page(title, text, kind, nonce):
     """Return the page that the browser shows; it loads nothing and escapes what it shows."""
     import html
 
-    shown = {"title": html.escape(title), "text": html.escape(text)}
-    return PAGE % dict(shown, nonce=nonce, style=PAGE_STYLE % accent)
+    return PAGE % {
+        "title": html.escape(title),
+        "text": html.escape(text),
+        "color": kind[0],
+        "sign": kind[1],
+        "style": PAGE_STYLE,
+        "nonce": nonce,
+    }
 
 
 def read_pasted(app, receiver):
@@ -3722,7 +3736,8 @@ def sign_in_by_browser(app, http, server, client_id, options, launch, complete):
             pairs += [("redirect_uri", receiver.redirect_uri), ("code_verifier", verifier)]
             result = complete(read_grant(app, post_grant(http, server, pairs, client_id)))
         except PodError as error:
-            receiver.finish("You are not signed in", redact(error.message, app.secrets), BAD)
+            told = "%s. The terminal says what to do next." % redact(error.message, app.secrets)
+            receiver.finish("You are not signed in", told, BAD)
             raise
         receiver.finish("You are signed in", "Close this page and go back to the terminal.", GOOD)
         return result

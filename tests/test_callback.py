@@ -446,7 +446,7 @@ def test_the_page_loads_nothing_and_takes_the_code_out_of_the_address(api, sign)
 def test_a_denied_sign_in(api, sign, config):
     one = sign()
     shown = sandbox.Person(approve=False).visit(one.address)
-    assert "<h1>You are not signed in</h1><p>Sign-in was denied</p>" in shown.text
+    assert "<p>Sign-in was denied. The terminal says what to do next.</p>" in shown.text
     err = one.login.end(4)
     assert err.endswith("Error: Sign-in was denied\nRun: podstack auth login\n")
     assert not config.exists() or "token" not in config.read_text()
@@ -504,7 +504,7 @@ def test_a_token_that_the_api_refuses_is_told_on_the_page_too(api, sign, config)
     one = sign()
     api.next("/v1/auth/whoami", status=401)
     shown = page(one, "%(all)s")
-    assert "<h1>You are not signed in</h1><p>Invalid authentication token</p>" in shown.text
+    assert "<h1>You are not signed in</h1><p>Invalid authentication token. " in shown.text
     one.login.end(4)
     assert not config.exists() or "psa_" not in config.read_text()
 
