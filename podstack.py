@@ -46,7 +46,7 @@ ENVIRONMENT = (
     ("PODSTACK_STORAGE", "where a new login is kept: file or keyring"),
     ("PODSTACK_OUTPUT", "table, wide, json or yaml"),
     ("PODSTACK_TIMEOUT", "seconds that one request may take (default 30)"),
-    ("PODSTACK_CA_BUNDLE", "a PEM file or directory of certificate authorities to trust"),
+    ("PODSTACK_CA_BUNDLE", "the authorities to trust: a PEM file or directory"),
     ("PODSTACK_CONFIG", "the config file (default ~/.podstack/config.yaml)"),
     ("PODSTACK_NO_COLOR", "no colour, as NO_COLOR"),
     ("PODSTACK_DEBUG", "show requests and tracebacks, as --debug"),
@@ -177,7 +177,8 @@ BIDI = [0x061C, 0x200E, 0x200F, 0x2028, 0x2029] + list(range(0x202A, 0x202F))
 UNSAFE = list(range(0x20)) + list(range(0x7F, 0xA0)) + BIDI + list(range(0x2066, 0x206A))
 VISIBLE_FORM = {code: ("\\x%02x" if code < 256 else "\\u%04x") % code for code in UNSAFE}
 JSON_FORM = {code: "\\u%04x" % code for code in UNSAFE if code >= 0x7F}
-URL_SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
+NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+URL_SAFE = frozenset((NAME_LETTERS + "-._~").encode("ascii"))
 SECRET_NAMES = (
     "access_token|refresh_token|id_token|token|code|code_verifier|device_code|user_code|state"
     "|client_secret|password|authorization|proxy-authorization"
@@ -395,6 +396,20 @@ def read_seconds(text):
     raise ValueError("a number of seconds between 0 and 86400")
 
 
+def read_text(text):
+    """Return `text` where it is one line; raises ValueError naming what is accepted."""
+    if not text or any(ord(char) in VISIBLE_FORM for char in text):
+        raise ValueError("one line of plain text")
+    return text
+
+
+def read_profile_name(text):
+    """Return a profile's name; raises ValueError naming what is accepted."""
+    if 0 < len(text) <= 64 and text[0] in NAME_LETTERS and not text.strip(NAME_LETTERS + "-_"):
+        return text
+    raise ValueError("a name of letters, digits, - and _, at most 64, the first no - or _")
+
+
 def one_of(*choices):
     """Return a reader that accepts just `choices`."""
 
@@ -494,8 +509,7 @@ def split_authority(authority, default_port):
         port = port[1:] if port else str(default_port)
     else:
         host, mark, port = authority.partition(":")
-        letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
-        if not host or host.strip(letters) or host.startswith("-"):
+        if not host or host.strip(NAME_LETTERS + ".-_") or host.startswith("-"):
             raise ValueError("its host is not plain")
         port = port if mark else str(default_port)
     if not is_digits(port) or len(port) > 5 or not 0 < int(port) < 65536:
@@ -1091,7 +1105,7 @@ def yaml_unset(text, keys):
 
 TEXT_BROWSERS = ("lynx", "w3m", "links", "links2", "elinks", "www-browser")
 X_BROWSERS = ("x-www-browser", "firefox", "chromium", "google-chrome", "chromium-browser")
-COLORS = {"red": "31", "yellow": "33", "green": "32"}
+LABEL_COLORS = {"Error: ": "31", "Warning: ": "33"}
 
 
 class Finished:
@@ -1144,37 +1158,41 @@ class App:
 
     def out(self, text):
         """Write one line of the answer to stdout."""
-        self.write(text + "\n")
+        self.write(printable(text) + "\n")
 
     def write(self, text):
+        """Write text that is safe as it stands (help, JSON, YAML) to stdout."""
         if self.stdout is None:
             raise PodError("Standard output is closed")
         self.clear_status()
         self.stdout.write(text)
 
-    def complain(self, text):
-        """Write a line to stderr whatever --quiet says."""
+    def complain(self, *lines, label=""):
+        """Write lines to stderr whatever --quiet says; the `label` before each may be coloured."""
         if self.stderr is None:
             return
         self.clear_status()
+        if label and self.color:
+            label = "\x1b[%sm%s\x1b[0m" % (LABEL_COLORS[label], label)
         try:
-            self.stderr.write(redact(text, self.secrets) + "\n")
+            for line in lines:
+                self.stderr.write(label + printable(redact(line, self.secrets)) + "\n")
             self.stderr.flush()
         except OSError:
             self.stderr = None
 
-    def say(self, text):
-        """Write a line of progress, hint or confirmation to stderr."""
+    def say(self, *lines):
+        """Write lines of progress, hint or confirmation to stderr."""
         if not self.quiet:
-            self.complain(text)
+            self.complain(*lines)
 
     def warn(self, text):
-        self.complain(self.paint("Warning: ", "yellow") + printable(text))
+        self.complain(text, label="Warning: ")
 
     def debug(self, text):
         if self.debugging:
             for line in redact_names(redact(text, self.secrets)).splitlines():
-                self.complain("debug: " + printable(line))
+                self.complain("debug: " + line)
 
     def status(self, text):
         """Show where a wait stands: in place on a terminal, a line per change elsewhere."""
@@ -1185,7 +1203,7 @@ class App:
             self.stderr.flush()
             self.status_shown = text
         else:
-            self.complain(printable(text))
+            self.complain(text)
             self.status_shown = text
 
     def countdown(self, what, left):
@@ -1206,11 +1224,6 @@ class App:
         if self.status_shown is not None and self.is_terminal(self.stderr):
             self.stderr.write("\r\x1b[2K")
             self.status_shown = None
-
-    def paint(self, text, color):
-        if not self.color or not self.is_terminal(self.stderr):
-            return text
-        return "\x1b[%sm%s\x1b[0m" % (COLORS[color], text)
 
     # -- asking
 
@@ -1429,7 +1442,6 @@ def end_process(process):
 # change. `Settings` is the one place that decides between option, environment, file and default.
 # It must never overwrite what it could not read, nor let one profile serve another.
 
-NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 PROFILE_FIELDS = {
     "token": ("auth", "token"),
     "expires": ("auth", "expires"),
@@ -1458,11 +1470,6 @@ WRITE_HINTS = {
 }
 NO_LOCKS = ("ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EINVAL")
 NO_WRITING = ("EROFS", "EACCES", "EPERM", "ENOSPC", "EDQUOT", "ENOENT")
-
-
-def is_profile_name(name):
-    rest = name[1:].strip(NAME_LETTERS + "_-")
-    return 0 < len(name) <= 64 and name[0] in NAME_LETTERS and not rest
 
 
 def is_root():
@@ -1944,6 +1951,17 @@ class Config:
             raise self.error(base, "must hold keys and values")
         return Profile(self, name, base, data or {})
 
+    def existing_profile(self, name):
+        """Return the Profile `name`; raises NotFound where the file has none."""
+        names = self.profile_names()
+        if name in names:
+            return self.profile(name)
+        raise NotFound(
+            "Profile '%s' does not exist%s" % (name, did_you_mean(name, names)),
+            "Profiles: %s (a new one: podstack --profile NAME auth login)"
+            % (", ".join(names) or "none yet"),
+        )
+
     def edit(self, plan, trial=False):
         """Change the file under its lock, from a fresh reading; becomes the new state.
 
@@ -1989,7 +2007,7 @@ def edit_text(config, changes):
                 continue
             text = yaml_unset(text, keys)
             parent = keys[:-1]
-            is_block = parent and parent[-1] in ("auth", "defaults", "api", "cli")
+            is_block = len(parent) in (1, 3)  # as `auth`, `profiles` or `profiles.work.auth`
             if is_block and Config(config.app, config.path, text).at(parent) == {}:
                 text = yaml_unset(text, parent)
         return text
@@ -1997,14 +2015,25 @@ def edit_text(config, changes):
         raise ConfigError("%s:%d:%d: %s" % (config.path, error.line, error.column, error))
 
 
+def not_accepted(what, error, text):
+    """Return the UsageError for a text that a reader does not accept."""
+    return UsageError("%s must be %s, not '%s'" % (what, error, text))
+
+
 class Setting:
     """Where one value may come from, in order; `read` turns its text into the value."""
 
     __slots__ = ("name", "option", "env", "field", "general", "default", "read")
 
-    def __init__(self, name, option=None, env=(), field=None, general=None, default=None, read=str):
+    def __init__(self, name, option=None, env=(), field=None, general=None, default=None,
+                 read=read_text):  # fmt: skip
         self.name, self.option, self.env, self.field = name, option, env, field
         self.general, self.default, self.read = general, default, read
+
+    @property
+    def key(self):
+        """The dotted key that stands for it in `config get` and `config set`."""
+        return ".".join(self.general or PROFILE_FIELDS[self.field])
 
 
 OUTPUTS = ("table", "wide", "json", "yaml")
@@ -2012,6 +2041,8 @@ STORAGES = ("file", "keyring")
 SETTINGS = {
     setting.name: setting
     for setting in (
+        Setting("profile", "profile", ("PODSTACK_PROFILE",), None,
+                ("profile",), DEFAULT_PROFILE, read_profile_name),
         Setting("project", "project", ("PODSTACK_PROJECT",), "project"),
         Setting("gpu_type", "gpu_type", (), "gpu_type"),
         Setting("endpoint", None, ("PODSTACK_API_ENDPOINT",), "api_endpoint",
@@ -2070,73 +2101,44 @@ class Settings:
                 self._config = Config(self.app, self.app.env("PODSTACK_CONFIG") or "", broken=error)
         return self._config
 
-    def profile_choice(self):
-        """Return the Value that names the active profile."""
-        env, stored = self.app.env("PODSTACK_PROFILE"), self.config.text_at(("profile",))
-        for text, kind, origin in (
-            (self.options.profile, "option", "--profile"),
-            (env, "environment", "PODSTACK_PROFILE"),
-            (stored, "file", "profile in %s" % self.config.path),
-            (DEFAULT_PROFILE, "default", "default"),
-        ):
-            if text:
-                check_profile_name(text)
-                return Value(text, text, kind, origin)
-
     def profile(self):
         """Return the active Profile; raises NotFound unless it exists or is to be created."""
-        name = self.profile_choice().value
-        names = self.config.profile_names()
-        exists = name in names or name == DEFAULT_PROFILE
-        if not exists and not self.creates and not self.config.broken:
-            raise NotFound(
-                "Profile '%s' does not exist%s" % (name, did_you_mean(name, names)),
-                "Profiles: %s" % (", ".join(names) or "none yet"),
-            )
-        return self.config.profile(name)
+        name = self.get("profile")
+        if self.creates or name == DEFAULT_PROFILE or self.config.broken:
+            return self.config.profile(name)
+        return self.config.existing_profile(name)
+
+    def places(self, setting):
+        """Return (kind, origin, text, key path) of all places that a setting may stand in."""
+        own, general = [], []
+        name = setting.option or ""
+        option = ("option", "--" + name.replace("_", "-"), getattr(self.options, name, None), None)
+        environment = [("environment", name, self.app.env(name), None) for name in setting.env]
+        if setting.field:
+            own = [self.place("profile", self.profile().key_of(setting.field))]
+        if setting.general and (not own or own[0][3] != setting.general):
+            general = [self.place("file", setting.general)]
+        # With --profile on the command line the profile's own values win over the environment.
+        middle = own + environment if self.options.profile else environment + own
+        return [option] + middle + general + [("default", "default", setting.default, None)]
+
+    def place(self, kind, keys):
+        origin = "%s in %s" % (".".join(keys), self.config.path)
+        return kind, origin, self.config.text_at(keys), keys
 
     def candidates(self, name):
         """Yield a Value for each place that states the setting, the winner first."""
         setting = SETTINGS[name]
-        option = setting.option and getattr(self.options, setting.option, None)
-        if option:
-            yield self.read(setting, option, "option", "--" + setting.option.replace("_", "-"))
-        from_profile = list(self.from_profile(setting))
-        if self.options.profile:
-            for value in from_profile:
-                yield value
-        for variable in setting.env:
-            if self.app.env(variable):
-                yield self.read(setting, self.app.env(variable), "environment", variable)
-        if not self.options.profile:
-            for value in from_profile:
-                yield value
-        stated = setting.general and self.config.text_at(setting.general)
-        same = from_profile and from_profile[0].origin == self.place(setting.general)
-        if stated and not same:
-            yield self.read(setting, stated, "file", self.place(setting.general), setting.general)
-        if setting.default:
-            yield self.read(setting, setting.default, "default", "default")
-
-    def place(self, keys):
-        return "%s in %s" % (".".join(keys), self.config.path) if keys else None
-
-    def from_profile(self, setting):
-        if setting.field:
-            profile = self.profile()
-            text = profile.get(setting.field)
-            keys = profile.key_of(setting.field)
-            if text:
-                yield self.read(setting, text, "profile", self.place(keys), keys)
-
-    def read(self, setting, text, kind, origin, keys=None):
-        try:
-            return Value(setting.read(text), text, kind, origin)
-        except ValueError as error:
-            if keys:
-                raise self.config.error(keys, "must be %s" % error)
-            hint = "See: podstack help environment"
-            raise UsageError("%s must be %s, not '%s'" % (origin, error, text), hint)
+        for kind, origin, text, keys in self.places(setting):
+            if text is None:
+                continue
+            try:
+                value = setting.read(text)
+            except ValueError as error:
+                if keys:
+                    raise self.config.error(keys, "must be %s" % error)
+                raise not_accepted(origin, error, text)
+            yield Value(value, text, kind, origin)
 
     def find(self, name):
         """Return the winning Value of a setting, or None."""
@@ -2146,12 +2148,6 @@ class Settings:
         """Return the effective value of a setting, or None."""
         found = self.find(name)
         return found.value if found else None
-
-
-def check_profile_name(name):
-    if not is_profile_name(name):
-        hint = "Names: letters, digits, - and _, beginning with a letter or digit, at most 64"
-        raise UsageError("'%s' is not a profile name" % name, hint)
 
 
 # == secrets: logins, where they are kept, and which token serves ============================
@@ -3704,13 +3700,13 @@ def show_address(app, address, receiver, launch):
     """Tell where to sign in, open that where it can be, and say how to do it elsewhere."""
     import threading
 
-    app.complain("Open this address to sign in:\n\n  %s\n" % address)
+    app.complain("Open this address to sign in:", "", "  %s" % address, "")
     launched = launch and app.browse(address)
     if launch and not launched:
         app.say("No browser could be started here.")
     if not launched and Surroundings.of(app).ssh:
-        hint = ssh_hint(app, receiver.port)
-        app.say("Your browser is elsewhere? Run there first:\n\n  %s\n" % hint)
+        hint = "  %s" % ssh_hint(app, receiver.port)
+        app.say("Your browser is elsewhere? Run there first:", "", hint, "")
     if app.is_terminal(app.stdin):
         app.say("If the page cannot reach this machine, paste its address here.")
         threading.Thread(target=read_pasted, args=(app, receiver), daemon=True).start()
@@ -3764,8 +3760,8 @@ def sign_in_by_device(app, http, server, client_id, complete):
     if not isinstance(code, str) or not code or not is_token(told.get("device_code")):
         raise Unreachable("The authorization server's answer holds no code")
     app.guard(told["device_code"])
-    app.complain("Open this address on any device:\n\n  %s\n" % address)
-    app.complain("and enter this code:\n\n  %s\n" % printable(code))
+    app.complain("Open this address on any device:", "", "  %s" % address, "")
+    app.complain("and enter this code:", "", "  %s" % code, "")
     lifetime, interval = positive(told.get("expires_in"), 600), positive(told.get("interval"), 5)
     grant = poll_device(app, http, server, client_id, told["device_code"], lifetime, interval)
     return complete(grant)
@@ -4361,7 +4357,7 @@ class Argument:
 
 
 class Operand:
-    """A word that a command takes: `count` is 1, `?` (maybe), `+` (some) or `--` (after a --)."""
+    """A word that a command takes: `count` is 1, `+` (some), `*` (any) or `--` (after a --)."""
 
     __slots__ = ("name", "help", "count", "complete", "dest")
 
@@ -4450,7 +4446,7 @@ def chosen_output(cx, explicit_only=False):
 def print_data(cx, value, form):
     """Print a value as JSON or YAML."""
     if form == "json":
-        cx.app.out(json_dump(value, not is_unicode(cx.app.stdout)))
+        cx.app.write(json_dump(value, not is_unicode(cx.app.stdout)) + "\n")
         return
     try:
         cx.app.write(yaml_dump(value))
@@ -4462,13 +4458,18 @@ def is_unicode(stream):
     return (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
 
 
+def wants_ids(cx):
+    """Tell whether a list or a create prints ids alone: --quiet without -o json or yaml."""
+    return cx.options.quiet and cx.options.output not in ("json", "yaml")
+
+
 def print_rows(cx, pages, columns, wide=()):
     """Print a list that arrives page by page: a table, ids alone, or JSON or YAML as it comes."""
     form = chosen_output(cx)
-    if cx.options.quiet and form in ("table", "wide"):
+    if wants_ids(cx):
         for rows in pages:
             for row in rows:
-                cx.app.out(printable(row.get("id", row.get("name", "-"))))
+                cx.app.out(row.get("id", row.get("name", "-")))
     elif form in ("json", "yaml"):
         print_streamed(cx, pages, form)
     else:
@@ -4497,7 +4498,7 @@ def print_streamed(cx, pages, form):
     if empty:
         cx.app.out("[]")
     elif form == "json":
-        cx.app.out("\n]")
+        cx.app.write("\n]\n")
 
 
 def print_object(cx, value, lines):
@@ -4567,7 +4568,7 @@ def expiry_words(text, now):
     ),
 )  # fmt: skip
 def auth_login(cx, args):
-    """Sign in through the browser, with a code on another device, or with an API token.
+    """Sign in through the browser, with a code on another device, or with a token.
 
     The login is kept in ~/.podstack/config.yaml (0600), on macOS in the Keychain.
     """
@@ -4878,7 +4879,7 @@ def revoke_stored(cx, profile):
 def auth_list(cx, args):
     """List every profile: who, project, endpoint, where the login is kept, until when."""
     config = cx.config.require()
-    active = cx.settings.profile_choice().value
+    active = cx.settings.get("profile")
     rows = []
     for name in config.profile_names():
         profile = config.profile(name)
@@ -4935,7 +4936,7 @@ class Findings:
     examples=(("podstack auth doctor", "each line ok, warn or fail, with its remedy"),),
 )
 def auth_doctor(cx, args):
-    """Check the file, the keychain, the endpoint and the token, and where each value comes from."""
+    """Check config file, keychain, endpoint and token; show where values come from."""
     findings = Findings()
     config = check_config(cx, findings)
     if config:
@@ -4987,8 +4988,6 @@ def check_config(cx, findings):
 
 def check_values(cx, findings):
     """Add where each value comes from, and what it shadows."""
-    chosen = cx.settings.profile_choice()
-    findings.ok("profile", "%s (%s)" % (chosen.value, chosen.origin))
     for name in SETTINGS:
         try:
             found = list(cx.settings.candidates(name))
@@ -5069,54 +5068,54 @@ def check_credential(cx, findings):
 
 
 PROFILE_KEYS = {".".join(keys): name for name, keys in PROFILE_FIELDS.items()}
-GENERAL_KEYS = {
-    "profile": None,
-    "defaults.output": "output",
-    "api.timeout": "timeout",
-    "api.ca_bundle": "ca_bundle",
-    "cli.color": "color",
-    "cli.confirm": "confirm",
-}
-SETTABLE = (
-    "defaults.project", "defaults.gpu_type", "api.endpoint", "api.client_id", "auth.storage",
-    "auth.token_command",
-) + tuple(GENERAL_KEYS)  # fmt: skip
-READABLE = SETTABLE + ("auth.expires", "auth.endpoint", "auth.issuer", "auth.email")
-TOKEN_KEYS = ("auth.token", "auth.refresh_token")
-FIELD_SETTINGS = {"defaults.project": "project", "defaults.gpu_type": "gpu_type",
-                  "api.endpoint": "endpoint", "api.client_id": "client_id",
-                  "auth.storage": "storage"}  # fmt: skip
-KEY = Operand("KEY", "a key such as defaults.project or profiles.work.project", complete="keys")
+SETTING_KEYS = {setting.key: setting for setting in SETTINGS.values()}
+TOKEN_KEYS = ["auth.token", "auth.refresh_token"]
+SETTABLE = list(SETTING_KEYS) + ["auth.token_command"]
+READABLE = SETTABLE + [key for key in PROFILE_KEYS if key not in SETTABLE + TOKEN_KEYS]
+KEY = Operand("KEY", "such as defaults.project or profiles.work.project", complete="keys")
 
 
 class Key:
     """A dotted key: the `profile` that it names (None: the active one) and its `name`."""
 
     def __init__(self, text, accepted):
-        self.text, self.profile, self.name = text, None, text
+        self.profile, self.name = None, text
         parts = text.split(".")
         if parts[0] == "profiles" and len(parts) > 2:
-            check_profile_name(parts[1])
             self.profile, self.name = parts[1], ".".join(parts[2:])
             self.name = ".".join(PROFILE_FIELDS.get(self.name, (self.name,)))
+            accepted = [key for key in accepted if key in PROFILE_KEYS]
         if self.name in TOKEN_KEYS:
             hint = "To print it: podstack auth token. To set it: podstack auth login --token -"
             raise UsageError("The token is neither shown nor set here", hint)
-        known = [key for key in accepted if self.profile is None or key in PROFILE_KEYS]
-        if self.name not in known:
-            guess = did_you_mean(self.name, known)
-            raise UsageError("Unknown key '%s'%s" % (text, guess), "Keys: %s" % ", ".join(known))
-
-    @property
-    def setting(self):
-        """The Setting that gives its effective value, or None."""
-        return SETTINGS.get(FIELD_SETTINGS.get(self.name) or GENERAL_KEYS.get(self.name))
+        if self.name not in accepted:
+            guess = did_you_mean(self.name, accepted)
+            raise UsageError("Unknown key '%s'%s" % (text, guess), "Keys: %s" % ", ".join(accepted))
+        if self.profile:
+            accept("The profile", self.profile, read_profile_name)
+        self.setting = SETTING_KEYS.get(self.name)
 
     def path(self, config, active):
         """Return the key path where it stands, or would be written."""
         if self.name not in PROFILE_KEYS:
             return tuple(self.name.split("."))
         return config.profile(self.profile or active).key_of(PROFILE_KEYS[self.name])
+
+    def change(self, config, active, value):
+        """Return the changes (see Config.edit) that set it, or remove it where `value` is None."""
+        profile = config.profile(self.profile or active)
+        if self.name == "auth.storage" and profile.in_keychain and value != "keyring":
+            hint = "Move it: podstack --profile %s auth login --no-keyring" % profile.name
+            raise PodError("The login of profile '%s' is in the keyring" % profile.name, hint)
+        return [(self.path(config, active), value)]
+
+
+def accept(what, text, read):
+    """Return what `read` makes of a typed text; raises UsageError."""
+    try:
+        return read(text)
+    except ValueError as error:
+        raise not_accepted(what, error, text)
 
 
 @command(
@@ -5128,23 +5127,19 @@ def config_show(cx, args):
     """Show the whole config file with its tokens masked."""
     form = chosen_output(cx, explicit_only=True)
     data = masked(cx.config.require().data)
-    if form == "json":
-        print_data(cx, data, form)
-    elif data:
-        cx.app.write(printable_lines(yaml_dump(data)))
-
-
-def printable_lines(text):
-    return "".join(printable(line) + "\n" for line in text.splitlines())
+    if data or form in ("json", "yaml"):
+        print_data(cx, data, "json" if form == "json" else "yaml")
 
 
 def masked(value, name=None):
     """Return config data with every token masked."""
-    if isinstance(value, dict):
-        return {key: masked(inner, key) for key, inner in value.items()}
     if name in SECRET_FIELDS and value is not None:
         return mask(value) if isinstance(value, str) else "****"
-    return value
+    if isinstance(value, dict):
+        return {key: masked(inner, key) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [masked(inner) for inner in value]
+    return value if value is None else redact(value)
 
 
 @command(
@@ -5154,23 +5149,26 @@ def masked(value, name=None):
     examples=(("podstack config get defaults.project", "the value in effect"),),
 )
 def config_get(cx, args):
-    """Print a key's effective value, wherever it comes from; exit 6 when there is none."""
-    key = Key(args.key, READABLE)
-    if key.name == "profile" and key.profile is None:
-        value = cx.settings.profile_choice().text
-    elif key.setting and key.profile is None:
+    """Print a key's effective value, wherever it is from; exit 6 when there is none."""
+    key, active = Key(args.key, READABLE), cx.settings.profile().name
+    if key.setting and not key.profile:
         found = cx.settings.find(key.setting.name)
-        value = found and found.text
+        value, text = (found.value, found.text) if found else (None, None)
     else:
         config = cx.config.require()
-        value = config.text_at(key.path(config, cx.settings.profile_choice().value))
+        value = text = config.text_at(key.path(config, active))
     if value is None:
         raise NotFound("%s is not set" % args.key)
+    print_value(cx, value, text if isinstance(text, str) else json_dump(text, indent=None))
+
+
+def print_value(cx, value, text=None):
+    """Print one value: bare, or in the form of an explicit -o."""
     form = chosen_output(cx, explicit_only=True)
     if form in ("json", "yaml"):
         print_data(cx, value, form)
     else:
-        cx.app.out(printable(value if isinstance(value, str) else json_dump(value, indent=None)))
+        cx.app.out(text or value)
 
 
 @command(
@@ -5185,21 +5183,14 @@ def config_get(cx, args):
 )
 def config_set(cx, args):
     """Set a key; a profile that it names is created."""
-    key = Key(args.key, SETTABLE)
-    value = args.value
-    try:
-        if key.name == "profile":
-            return switch_profile(cx, value)
-        if not value or any(ord(char) < 32 for char in value):
-            raise ValueError("plain text")
-        if key.setting:
-            key.setting.read(value)
-    except ValueError as error:
-        raise UsageError("%s must be %s, not '%s'" % (args.key, error, value))
+    key, value = Key(args.key, SETTABLE), args.value
+    accept(args.key, value, key.setting.read if key.setting else read_text)
+    if key.name == "profile":
+        return switch_profile(cx, value)
     cx.settings.creates = True
-    name = cx.settings.profile().name
-    cx.config.edit(lambda config: [(key.path(config, name), value)])
-    cx.app.say("%s set to %s in %s" % (args.key, printable(value), cx.settings.path))
+    active = cx.settings.profile().name
+    cx.config.edit(lambda config: key.change(config, active, value))
+    cx.app.say("%s set to %s in %s" % (args.key, value, cx.settings.path))
 
 
 @command(
@@ -5210,9 +5201,8 @@ def config_set(cx, args):
 )
 def config_unset(cx, args):
     """Remove a key; no error where it is not set."""
-    key = Key(args.key, SETTABLE)
-    name = cx.settings.profile().name
-    cx.config.edit(lambda config: [(key.path(config, name), None)])
+    key, active = Key(args.key, SETTABLE), cx.settings.profile().name
+    cx.config.edit(lambda config: key.change(config, active, None))
     cx.app.say("%s removed from %s" % (args.key, cx.settings.path))
 
 
@@ -5252,16 +5242,7 @@ def reset_plan(config):
 )
 def config_path(cx, args):
     """Print where the config file is, or would be."""
-    print_word(cx, cx.settings.path)
-
-
-def print_word(cx, word):
-    """Print one value: bare, or in the form of an explicit -o."""
-    form = chosen_output(cx, explicit_only=True)
-    if form in ("json", "yaml"):
-        print_data(cx, word, form)
-    else:
-        cx.app.out(printable(word))
+    print_value(cx, cx.settings.path)
 
 
 @command(
@@ -5272,18 +5253,15 @@ def print_word(cx, word):
 )
 def config_set_profile(cx, args):
     """Make a profile the default one."""
+    accept("The profile", args.name, read_profile_name)
     switch_profile(cx, args.name)
 
 
 def switch_profile(cx, name):
-    check_profile_name(name)
-    names = cx.config.require().profile_names()
-    if name not in names and name != DEFAULT_PROFILE:
-        raise NotFound(
-            "Profile '%s' does not exist%s" % (name, did_you_mean(name, names)),
-            "Profiles: %s. Create one: podstack --profile %s auth login" % (", ".join(names), name),
-        )
-    cx.config.edit(lambda config: [(("profile",), name)])
+    config = cx.config.require()
+    if name != DEFAULT_PROFILE:
+        config.existing_profile(name)
+    config.edit(lambda config: [(("profile",), name)])
     cx.app.say("Using profile '%s'" % name)
     if cx.app.env("PODSTACK_PROFILE"):
         cx.app.say("PODSTACK_PROFILE is set and overrides it")
@@ -5296,7 +5274,7 @@ def switch_profile(cx, name):
 )
 def config_get_profile(cx, args):
     """Print the name of the profile in use."""
-    print_word(cx, cx.settings.profile_choice().value)
+    print_value(cx, cx.settings.profile().name)
 
 
 @command(
@@ -5308,24 +5286,20 @@ def config_get_profile(cx, args):
 def config_delete_profile(cx, args):
     """Delete a profile, its login and its keychain item."""
     name, config = args.name, cx.config.require()
-    check_profile_name(name)
-    if name not in config.profile_names():
-        raise NotFound("Profile '%s' does not exist" % name, "See: podstack auth list")
-    if name == cx.settings.profile_choice().value:
+    config.existing_profile(name)
+    if name in (cx.settings.get("profile"), config.text_at(("profile",))):
         hint = "Choose another first: podstack config set-profile NAME"
         raise PodError("Profile '%s' is the active one" % name, hint)
     cx.confirm("Delete profile '%s' and its login?" % name)
     forget_login(cx.settings, name)
-    cx.config.edit(lambda fresh: delete_plan(fresh, name))
+    config.edit(lambda fresh: delete_plan(fresh, name))
     cx.app.say("Profile '%s' deleted" % name)
 
 
 def delete_plan(config, name):
     base = config.profile_base(name)
-    if base:
-        return [(base, None)]
-    keys = [("defaults", "project"), ("defaults", "gpu_type"), ("auth",)]
-    return [(key, None) for key in keys if config.at(key) is not None]
+    keys = [base] if base else [("auth",), ("defaults", "project"), ("defaults", "gpu_type")]
+    return [(key, None) for key in keys]
 
 
 # -- project
@@ -5364,9 +5338,7 @@ def project_list(cx, args):
 )
 def project_use(cx, args):
     """Store the project in the active profile."""
-    word = args.name
-    if not word or any(ord(char) < 32 for char in word):
-        raise UsageError("'%s' is not a project's name" % printable(word))
+    word = accept("The project", args.name, read_text)
     if not args.no_verify:
         cx.api.find_project(word)
     store_project(cx, word)
@@ -5375,7 +5347,7 @@ def project_use(cx, args):
 def store_project(cx, word):
     name = cx.settings.profile().name
     cx.config.edit(lambda config: [(config.profile(name).key_of("project"), word)])
-    cx.app.say("Using project '%s'" % printable(word))
+    cx.app.say("Using project '%s'" % word)
     if cx.app.env("PODSTACK_PROJECT"):
         cx.app.say("PODSTACK_PROJECT is set and overrides it")
 
@@ -5390,7 +5362,7 @@ def project_current(cx, args):
     project = cx.settings.get("project")
     if project is None:
         raise NotFound("No project is set", "Run: podstack project use NAME")
-    print_word(cx, project)
+    print_value(cx, project)
 
 
 @command(
@@ -5416,12 +5388,12 @@ def project_create(cx, args):
 def print_created(cx, made):
     """Print what a create made: its id alone when quiet, all of it for json and yaml."""
     form = chosen_output(cx)
-    if form in ("json", "yaml"):
+    if wants_ids(cx):
+        cx.app.out(made.get("id", "-"))
+    elif form in ("json", "yaml"):
         print_data(cx, made, form)
-    elif cx.options.quiet:
-        cx.app.out(printable(made.get("id", "-")))
     else:
-        cx.app.out("%s  %s" % (printable(made.get("id", "-")), printable(made.get("name", "-"))))
+        cx.app.out("%s  %s" % (made.get("id", "-"), made.get("name", "-")))
 
 
 # -- pod: life
@@ -5629,7 +5601,7 @@ def each_pod(cx, names, act):
         except PodError as error:
             if len(names) == 1 or isinstance(error, AuthError):
                 raise
-            cx.app.complain(cx.app.paint("Error: ", "red") + error.message)
+            cx.app.complain(error.message, label="Error: ")
             failures.append(error)
     if failures:
         last = failures[-1]
@@ -5742,7 +5714,7 @@ def pod_logs(cx, args):
 
 def print_log(app, line, safe):
     text = line.decode("utf-8", "replace")
-    app.out(printable_log(text.rstrip("\r")) if safe else text)
+    app.write((printable_log(text.rstrip("\r")) if safe else text) + "\n")
 
 
 def since_time(text, now):
@@ -5838,7 +5810,7 @@ def end_like(code):
     examples=(("podstack pod ssh ci-pod", "through the system's ssh"),),
 )
 def pod_ssh(cx, args):
-    """Open a shell in a pod with the system's OpenSSH; ends with the shell's exit code."""
+    """Open a shell in a pod with the system's OpenSSH; the exit code is the shell's."""
     words, host = ssh_words(cx, args.name)
     end_like(cx.app.hand_over(words + ["--", host]))
 
@@ -6074,7 +6046,7 @@ def gpu_list(cx, args):
     "Call the API directly",
     Operand("PATH", "a path such as /pods"),
     option("-X --method", "METHOD", "GET, or POST with -f or --input"),
-    repeated("-f --field", "K=V", "a field of the JSON body, or of the query for GET (repeat)"),
+    repeated("-f --field", "K=V", "a field of the JSON body, or of a GET's query (repeat)"),
     option("--input", "FILE", "the body from a file, or - for stdin", complete="files"),
     flag("--paginate", "all pages of a list"),
     examples=(
@@ -6104,7 +6076,8 @@ def api_call(cx, args):
     if value is not None:
         print_data(cx, value, chosen_output(cx, True) if args.output == "yaml" else "json")
     elif answer.body:
-        cx.app.write(printable_lines(answer.text))
+        for line in answer.text.splitlines():
+            cx.app.out(line)
 
 
 def check_api_path(text):
@@ -6252,6 +6225,36 @@ class Options:
         self.__dict__.update(values)
 
 
+# -- finding a command
+
+
+def unknown_command(words, topics=()):
+    """Return the UsageError for words that are no command (nor one of `topics`)."""
+    group = words[0] if words[0] in dict(GROUPS) and len(words) > 1 else None
+    if group:
+        known = [path[1] for path in COMMANDS if path[0] == group]
+        word, where = words[1], " for 'podstack %s'" % group
+    else:
+        known = [path[0] for path in COMMANDS] + list(topics)
+        word, where = words[0], ""
+    message = "Unknown command '%s'%s%s" % (word, where, did_you_mean(word, known))
+    return usage_error([group] if group else [], message)
+
+
+def usage_error(words, message):
+    """Return the UsageError that points to the help of some command words."""
+    return UsageError(message, "See: %s --help" % " ".join(["podstack"] + list(words)))
+
+
+def find_command(words):
+    """Return (Command, operands) for the words of a line, or (None, words)."""
+    for length in (2, 1):
+        found = COMMANDS.get(tuple(words[:length]))
+        if found:
+            return found, words[length:]
+    return None, words
+
+
 # -- help
 
 
@@ -6274,7 +6277,7 @@ def argument_label(argument):
 
 
 def operand_label(operand):
-    forms = {"1": "%s", "?": "[%s]", "+": "%s...", "--": "-- %s..."}
+    forms = {"1": "%s", "+": "%s...", "*": "[%s...]", "--": "-- %s..."}
     return forms[operand.count] % operand.name
 
 
@@ -6288,9 +6291,9 @@ def example_lines(examples):
 
 def help_command(found):
     """Return the help text of one command."""
-    needed = ["%s %s" % (a.names[-1], a.metavar) for a in found.arguments if a.required]
-    usage = ["podstack"] + list(found.words) + [operand_label(o) for o in found.operands] + needed
-    lines = ["usage: %s [options]" % " ".join(usage), ""]
+    needed = [argument_label(argument) for argument in found.arguments if argument.required]
+    usage = list(found.words) + needed + ["[options]"] + [operand_label(o) for o in found.operands]
+    lines = ["usage: podstack %s" % " ".join(usage), ""]
     lines += [line.strip() for line in found.handler.__doc__.strip().splitlines()]
     lines += example_lines(found.examples)
     if found.operands:
@@ -6339,17 +6342,18 @@ def help_topic(topic):
     return CONFIG_TOPIC if topic == "config" else FORMATTING_TOPIC
 
 
-def help_text(words):
-    """Return the help for command words or a topic; raises UsageError."""
+def help_text(words, topics=()):
+    """Return the help for the words of a line, or one of `topics`; raises UsageError."""
     if not words:
         return help_root()
-    if tuple(words) in COMMANDS:
-        return help_command(COMMANDS[tuple(words)])
+    found, _ = find_command(words)
+    if found:
+        return help_command(found)
     if len(words) == 1 and words[0] in dict(GROUPS):
         return help_group(words[0])
-    if len(words) == 1 and words[0] in TOPICS:
+    if words[0] in topics:
         return help_topic(words[0])
-    raise unknown_command(words)
+    raise unknown_command(words, topics)
 
 
 @command(
@@ -6360,7 +6364,7 @@ def help_text(words):
 )
 def show_help(cx, args):
     """Show help for a command, or one of the topics."""
-    cx.app.write(help_text(args.command))
+    cx.app.write(help_text(args.command, TOPICS))
 
 
 @command(
@@ -6382,36 +6386,85 @@ def show_version(cx, args):
 # -- the command line
 
 
-def unknown_command(words):
-    """Return the UsageError for words that are no command."""
-    group = words[0] if words[0] in dict(GROUPS) and len(words) > 1 else None
-    if group:
-        known = [path[1] for path in COMMANDS if path[0] == group]
-        word, where = words[1], " for 'podstack %s'" % group
-    else:
-        known = [path[0] for path in COMMANDS] + list(TOPICS)
-        word, where = words[0], ""
-    message = "Unknown command '%s'%s%s" % (printable(word), where, did_you_mean(word, known))
-    return UsageError(message, "See: podstack %s--help" % (group + " " if group else ""))
+class Line:
+    """A command line taken apart: `words`, `options` as (name, text or None), `tail` after --.
 
-
-def find_command(words):
-    """Return (Command, operands) for the words of a line, or (None, words)."""
-    for length in (2, 1):
-        found = COMMANDS.get(tuple(words[:length])) if len(words) >= length else None
-        if found:
-            return found, words[length:]
-    return None, words
-
-
-def bind_operands(found, words, tail):
-    """Return {dest: value} for a command's operands; raises UsageError.
-
-    argparse is not asked: until 3.13 it drops a `--` that is itself an operand.
+    Options may stand anywhere, so that which of them take a value holds for every command.
     """
+
+    def __init__(self, argv):
+        cut = argv.index("--") if "--" in argv else len(argv)
+        self.tail = argv[cut + 1 :] if cut < len(argv) else None
+        self.words, self.options, self.rest = [], [], argv[:cut]
+        everything = [argument for found in COMMANDS.values() for argument in found.arguments]
+        self.takes_value = {
+            name: argument.metavar is not None
+            for argument in everything + list(GLOBAL_OPTIONS)
+            for name in argument.names
+        }
+        while self.rest:
+            word = self.rest.pop(0)
+            if word.startswith("--"):
+                self.take_long(word)
+            elif word.startswith("-") and word != "-":
+                self.take_short(word[1:])
+            else:
+                self.words.append(word)
+
+    def take_long(self, word):
+        name, mark, text = word.partition("=")
+        if not mark and self.takes_value.get(name):
+            self.options.append((name, self.next_value()))
+        else:
+            self.options.append((name, text if mark else None))
+
+    def take_short(self, letters):
+        """Take a cluster such as -it, or an option with its value, joined or not."""
+        for index, letter in enumerate(letters):
+            name, joined = "-" + letter, letters[index + 1 :]
+            if self.takes_value.get(name):
+                text = joined[1:] if joined.startswith("=") else joined
+                self.options.append((name, text if joined else self.next_value()))
+                return
+            self.options.append((name, None))
+
+    def next_value(self):
+        """Return the next word, or None where there is none or another option follows."""
+        is_value = self.rest and self.rest[0].partition("=")[0] not in self.takes_value
+        return self.rest.pop(0) if is_value else None
+
+    def asks_for(self, *names):
+        return any(name in names for name, _ in self.options)
+
+
+def read_options(words, arguments, given):
+    """Return {dest: value} for the options given to some command words; raises UsageError."""
+    arguments = list(GLOBAL_OPTIONS) + arguments
+    named = {name: argument for argument in arguments for name in argument.names}
+    values = {argument.dest: argument.first_value for argument in arguments}
+    for name, text in given:
+        argument = named.get(name)
+        if argument is None:
+            raise usage_error(words, "Unknown option '%s'%s" % (name, did_you_mean(name, named)))
+        if (argument.metavar is None) != (text is None):
+            problem = "takes no value" if text is not None else "needs a value"
+            raise usage_error(words, "%s %s" % (name, problem))
+        try:
+            value = True if text is None else argument.read(text)
+        except ValueError as error:
+            raise usage_error(words, not_accepted(name, error, text).message)
+        values[argument.dest] = values[argument.dest] + [value] if argument.repeats else value
+    for argument in arguments:
+        if argument.required and values[argument.dest] is None:
+            raise usage_error(words, "%s is missing" % argument_label(argument))
+    return values
+
+
+def read_operands(found, words, tail):
+    """Return {dest: value} for a command's operands; raises UsageError."""
     values, rest = {}, list(words)
     behind = [operand for operand in found.operands if operand.count == "--"]
-    if tail is not None and not behind:
+    if tail and not behind:
         rest += tail
     for operand in found.operands:
         if operand.count == "--":
@@ -6421,175 +6474,56 @@ def bind_operands(found, words, tail):
         else:
             values[operand.dest], rest = (rest[0], rest[1:]) if rest else (None, rest)
         if operand.count in ("1", "+", "--") and values[operand.dest] in (None, []):
-            raise usage_error(found, "%s is missing" % operand_label(operand))
+            raise usage_error(found.words, "%s is missing" % operand_label(operand))
     if rest:
         more = ", and a command goes after --" if behind else ""
-        raise usage_error(found, "Unexpected argument '%s'%s" % (printable(rest[0]), more))
+        raise usage_error(found.words, "Unexpected argument '%s'%s" % (rest[0], more))
     return values
 
 
-def usage_error(found, message):
-    return UsageError(message, "See: podstack %s --help" % " ".join(found.words))
-
-
-def short_way(argv):
-    """Return (Command, Options) for a line without any dash, or None: it needs no parser."""
-    if any(word.startswith("-") for word in argv):
-        return None
-    found, words = find_command(argv)
-    if found is None or any(argument.required for argument in found.arguments):
-        return None
-    arguments = list(GLOBAL_OPTIONS) + found.arguments
-    values = {argument.dest: argument.first_value for argument in arguments}
-    try:
-        values.update(bind_operands(found, words, None))
-    except UsageError:
-        return None
-    return found, Options(values)
-
-
-class Line:
-    """A command line taken apart: `words`, `options` as (name, text or None), `tail` after --."""
-
-    def __init__(self, argv):
-        cut = argv.index("--") if "--" in argv else len(argv)
-        self.tail = argv[cut + 1 :] if cut < len(argv) else None
-        self.words, self.options = [], []
-        self.with_value = set()
-        everything = [argument for found in COMMANDS.values() for argument in found.arguments]
-        for argument in everything + list(GLOBAL_OPTIONS):
-            if argument.metavar is not None:
-                self.with_value.update(argument.names)
-        rest = list(argv[:cut])
-        while rest:
-            word = rest.pop(0)
-            if word.startswith("--"):
-                self.take_long(word, rest)
-            elif word.startswith("-") and word != "-":
-                self.take_short(word[1:], rest)
-            else:
-                self.words.append(word)
-
-    def take_long(self, word, rest):
-        name, mark, text = word.partition("=")
-        if not mark and name in self.with_value:
-            text, mark = self.value_of(name, rest), "="
-        self.options.append((name, text if mark else None))
-
-    def take_short(self, letters, rest):
-        """Take a cluster such as -it, or an option with its value, joined or not."""
-        for index, letter in enumerate(letters):
-            name = "-" + letter
-            if name in self.with_value:
-                joined = letters[index + 1 :]
-                text = joined[1:] if joined.startswith("=") else joined
-                self.options.append((name, text or self.value_of(name, rest)))
-                return
-            self.options.append((name, None))
-
-    @staticmethod
-    def value_of(name, rest):
-        if not rest:
-            raise UsageError("%s needs a value" % name, "See: podstack --help")
-        return rest.pop(0)
-
-    def asks_for(self, *names):
-        return any(name in names for name, _ in self.options)
-
-
-def build_parser(found):
-    """Return the argparse parser for one command's options."""
-    import argparse
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message):
-            raise usage_error(found, message[:1].upper() + message[1:])
-
-    parser = Parser(prog="podstack " + " ".join(found.words), add_help=False, allow_abbrev=False)
-    for argument in list(GLOBAL_OPTIONS) + found.arguments:
-        if argument.metavar is None:
-            parser.add_argument(*argument.names, dest=argument.dest, action="store_true")
-        else:
-            parser.add_argument(
-                *argument.names, dest=argument.dest, required=argument.required,
-                action="append" if argument.repeats else "store", default=argument.first_value,
-                type=option_reader(found, argument),
-            )  # fmt: skip
-    return parser
-
-
-def option_reader(found, argument):
-    """Return the function that argparse calls with an option's text."""
-
-    def read(text):
-        try:
-            return argument.read(text)
-        except ValueError as error:
-            message = "%s must be %s, not '%s'" % (argument.names[-1], error, printable(text))
-            raise usage_error(found, message)
-
-    return read
-
-
-def long_way(line):
-    """Return (Command, Options) for any command line; raises UsageError."""
+def read_line(line):
+    """Return (Command, Options) for a Line; raises UsageError."""
     found, words = find_command(line.words)
     if found is None:
         raise unknown_command(line.words)
-    table = {
-        name: argument
-        for argument in list(GLOBAL_OPTIONS) + found.arguments
-        for name in argument.names
-    }
-    argv = []
-    for name, text in line.options:
-        argument = table.get(name)
-        if argument is None:
-            guess = did_you_mean(name, table)
-            raise usage_error(found, "Unknown option '%s'%s" % (printable(name), guess))
-        if argument.metavar is None and text is not None:
-            raise usage_error(found, "%s takes no value" % name)
-        long_name = argument.names[-1]
-        argv.append(long_name if text is None else "%s=%s" % (long_name, text))
-    values = vars(build_parser(found).parse_args(argv))
-    values.update(bind_operands(found, words, line.tail))
+    values = read_options(found.words, found.arguments, line.options)
+    values.update(read_operands(found, words, line.tail))
     return found, Options(values)
 
 
-def prepare(app, options):
+def prepare(cx):
     """Let the options and settings that concern the terminal take effect."""
+    app, options = cx.app, cx.options
     app.quiet, app.assume_yes = options.quiet, options.yes
     app.debugging = options.debug or bool(app.env("PODSTACK_DEBUG"))
     plain = options.no_color or app.env("NO_COLOR") or app.env("PODSTACK_NO_COLOR")
     dumb = app.env("TERM") == "dumb" or (app.is_windows and not app.env("WT_SESSION"))
-    app.color = not plain and not dumb and app.is_terminal(app.stderr)
-    if app.color:
-        try:
-            app.color = Settings(app, options).get("color")
-        except PodError:
-            app.color = False
+    if plain or dumb or not app.is_terminal(app.stderr):
+        return
+    try:
+        app.color = cx.settings.get("color")
+    except PodError as error:
+        app.debug("cannot read cli.color: %s" % error.message)
 
 
 def dispatch(argv, app):
     """Carry out a command line; returns the exit code, raises PodError."""
-    chosen = short_way(argv)
-    if chosen is None:
-        line = Line(argv)
-        if line.asks_for("--version"):
-            app.out("podstack %s" % VERSION)
-            return 0
-        if line.asks_for("-h", "--help"):
-            found, _ = find_command(line.words)
-            app.write(help_text(list(found.words) if found else line.words))
-            return 0
-        if not line.words or (len(line.words) == 1 and line.words[0] in dict(GROUPS)):
-            app.complain(help_text(line.words).rstrip("\n"))
-            return UsageError.code
-        chosen = long_way(line)
-    found, options = chosen
-    prepare(app, options)
+    line = Line(argv)
+    if line.asks_for("--version"):
+        app.out("podstack %s" % VERSION)
+        return 0
+    if line.asks_for("-h", "--help"):
+        app.write(help_text(line.words))
+        return 0
+    if not line.words or (len(line.words) == 1 and line.words[0] in dict(GROUPS)):
+        read_options(line.words, [], line.options)
+        app.complain(*help_text(line.words).splitlines())
+        return UsageError.code
+    found, options = read_line(line)
+    cx = Context(app, options)
+    prepare(cx)
     try:
-        found.handler(Context(app, options), options)
+        found.handler(cx, options)
     except (Refused, UsageError) as error:
         if not error.hint:
             error.details.append("See: podstack %s --help" % " ".join(found.words))
@@ -6683,10 +6617,7 @@ def complete_words(app, typed):
     if mark and joined.startswith("--"):
         before, prefix = before + [joined], text
     pending = before[-1] if before else ""
-    try:
-        line = Line(before[:-1] if pending.startswith("-") else before)
-    except UsageError:
-        return []
+    line = Line(before[:-1] if pending.startswith("-") else before)
     found, operands = find_command(line.words)
     arguments = list(GLOBAL_OPTIONS) + (found.arguments if found else [])
     named = {name: argument for argument in arguments for name in argument.names}
@@ -6735,18 +6666,15 @@ def print_completions(app, typed):
 
 def report(app, error):
     """Write a failure's lines to stderr: the message, the hint, the details."""
-    app.complain(app.paint("Error: ", "red") + printable(error.message))
-    for line in [error.hint] + error.details:
-        if line:
-            app.complain(printable(line))
+    app.complain(error.message, label="Error: ")
+    app.complain(*[line for line in [error.hint] + error.details if line])
 
 
 def report_trace(app):
     if app.debugging:
         import traceback
 
-        for line in redact(traceback.format_exc(), app.secrets).splitlines():
-            app.complain(printable(line))
+        app.complain(*redact(traceback.format_exc(), app.secrets).splitlines())
 
 
 def main(argv, app):
