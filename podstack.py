@@ -1958,8 +1958,7 @@ class Config:
             return self.profile(name)
         raise NotFound(
             "Profile '%s' does not exist%s" % (name, did_you_mean(name, names)),
-            "Profiles: %s (a new one: podstack --profile NAME auth login)"
-            % (", ".join(names) or "none yet"),
+            "Profiles: %s" % (", ".join(names) or "none yet"),
         )
 
     def edit(self, plan, trial=False):
@@ -5092,7 +5091,7 @@ class Key:
             guess = did_you_mean(self.name, accepted)
             raise UsageError("Unknown key '%s'%s" % (text, guess), "Keys: %s" % ", ".join(accepted))
         if self.profile:
-            accept("The profile", self.profile, read_profile_name)
+            accept("A profile", self.profile, read_profile_name)
         self.setting = SETTING_KEYS.get(self.name)
 
     def path(self, config, active):
@@ -5252,8 +5251,8 @@ def config_path(cx, args):
     examples=(("podstack config set-profile work", "until you choose another"),),
 )
 def config_set_profile(cx, args):
-    """Make a profile the default one."""
-    accept("The profile", args.name, read_profile_name)
+    """Make a profile the default one (podstack --profile NAME auth login creates one)."""
+    accept("A profile", args.name, read_profile_name)
     switch_profile(cx, args.name)
 
 
@@ -5338,7 +5337,7 @@ def project_list(cx, args):
 )
 def project_use(cx, args):
     """Store the project in the active profile."""
-    word = accept("The project", args.name, read_text)
+    word = accept("A project's name", args.name, read_text)
     if not args.no_verify:
         cx.api.find_project(word)
     store_project(cx, word)
@@ -6142,7 +6141,7 @@ def fetch_installer(cx, origin):
     ),
 )
 def update(cx, args):
-    """Install the newest version in this one's place; if it does not start, this one stays."""
+    """Install the newest version in this one's place; this one stays if that fails."""
     receipt = read_receipt()
     origin = cx.app.env("PODSTACK_INSTALL_URL") or receipt.get("origin", INSTALL_URL)
     origin = origin.rstrip("/")

@@ -105,7 +105,7 @@ def test_each_shape_of_an_answer_is_read(cli, api, wrapped):
 
 
 REFUSED_WORDS = [
-    ("--image i", "The following arguments are required: --name"),
+    ("--image i", "--name N is missing"),
     ("--name x", "A pod needs --image or --template"),
     ("--name x --image i --gpu-count 0", "--gpu-count must be a whole number above 0, not '0'"),
     ("--name x --image i --cpu 1.5", "--cpu must be a whole number above 0, not '1.5'"),

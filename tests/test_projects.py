@@ -126,8 +126,8 @@ def test_a_project_can_be_stored_unchecked(cli, api, config):
 def test_a_word_that_names_no_project(cli, api, config, word):
     done = cli("project", "use", word, "--no-verify", code=2)
     assert done.err == (
-        "Error: '%s' is not a project's name\nSee: podstack project use --help\n"
-        % podstack.printable(word)
+        "Error: A project's name must be one line of plain text, not '%s'\n"
+        "See: podstack project use --help\n" % podstack.printable(word)
     )
     assert not config.exists()
 
