@@ -12,6 +12,7 @@ The file is a book of short chapters, each using only what stands above it:
 head, errors, text, yaml, app, files, secrets, http, login, api, commands, door.
 """
 
+import io
 import os
 import stat
 import sys
@@ -106,9 +107,13 @@ class NotFound(PodError):
 
 
 class Unreachable(PodError):
-    """The service could not be reached, is failing, or limits the rate."""
+    """The service could not be reached, is failing, or limits the rate.
+
+    `sent`: what was asked for may have been carried out all the same.
+    """
 
     code = 7
+    sent = True
 
     def __init__(self, message, hint=None, details=()):
         super().__init__(message, DOCTOR_HINT if hint is None else hint, details)
@@ -2648,6 +2653,9 @@ RETRIES = 3
 RETRY_STATUSES = (429, 502, 503, 504)
 REPEATABLE = ("GET", "DELETE")
 REDIRECTS = (301, 302, 303, 307, 308)
+CONNECT_SECONDS = 3
+MAX_LINE_BYTES = 1 << 16
+MAX_HEADERS = 100
 HASHED_CA_DIRECTORY = "/etc/ssl/certs"
 CA_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -2655,35 +2663,52 @@ CA_BUNDLES = (
     "/etc/ssl/cert.pem",
 )
 CA_HINT = "If your network has its own certificate authority, set PODSTACK_CA_BUNDLE to its file"
-TLS_PROBLEMS = {
+PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+NOT_HTTP = "its answer is not HTTP"
+CUT_OFF = "its answer was cut off"
+UNKNOWN_AUTHORITY = "its certificate comes from an authority that is not trusted here"
+TLS_PROBLEMS = {  # by OpenSSL's verify code (x509_vfy.h), else by the name of its reason
+    2: UNKNOWN_AUTHORITY,
     9: "its certificate is not valid yet (check this machine's clock)",
     10: "its certificate has expired",
     18: "its certificate is self-signed",
-    19: "its certificate comes from an authority that is not trusted here",
-    20: "its certificate comes from an authority that is not trusted here",
-    21: "its certificate comes from an authority that is not trusted here",
+    19: UNKNOWN_AUTHORITY,
+    20: UNKNOWN_AUTHORITY,
+    21: UNKNOWN_AUTHORITY,
     62: "its certificate is for another host",
     64: "its certificate is for another address",
     66: "its certificate's key is too weak",
     67: "its authority's key is too weak",
     68: "its certificate's signature is too weak",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate cannot be verified",
+    "EE_KEY_TOO_SMALL": "its certificate's key is too weak",
+    "DH_KEY_TOO_SMALL": "its key exchange is too weak",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS on this port",
+    "UNKNOWN_PROTOCOL": "it does not speak TLS on this port",
+    "UNSUPPORTED_PROTOCOL": "it has no safe TLS version (1.2 or newer)",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "it has no safe TLS version (1.2 or newer)",
 }
 
 
 class Answer:
-    """A whole HTTP answer: `status`, `headers` (lower-case names), `body` (bytes)."""
+    """An HTTP answer: `status`, `headers` (lower-case names), its `url` and `body` in bytes.
 
-    __slots__ = ("status", "headers", "body", "url")
+    While it is streamed `body` is None and `pieces` yields the bytes as they arrive.
+    """
 
-    def __init__(self, status, headers, body, url):
-        self.status, self.headers, self.body, self.url = status, headers, body, url
+    __slots__ = ("status", "headers", "url", "body", "pieces")
+
+    def __init__(self, status, headers, url):
+        self.status, self.headers, self.url = status, headers, url
+        self.body = self.pieces = None
 
     def json(self):
         """Return the decoded body, or None where it is no JSON."""
         import json
 
         try:
-            return json.loads(self.body.decode("utf-8-sig"))
+            text = self.body.decode("utf-8-sig")
+            return json.loads(text, parse_float=finite, parse_constant=finite)
         except (ValueError, RecursionError):
             return None
 
@@ -2692,56 +2717,152 @@ class Answer:
         return self.body.decode("utf-8", "replace")
 
 
+def finite(text):
+    """Return a JSON number; raises ValueError for NaN and for what no float can hold (1e999)."""
+    value = float(text)
+    if value - value != 0:
+        raise ValueError("not a finite number: %s" % text[:40])
+    return value
+
+
 class TransportFailure(Exception):
-    """A connection that did not come about or broke: `reason` in plain words."""
+    """A connection that did not come about or broke: `reason` in plain words, maybe a `hint`.
+
+    `final`: another try cannot help. `sent`: the request may have been carried out.
+    """
 
     def __init__(self, reason, final=False, hint=None):
         super().__init__(reason)
-        self.reason, self.final, self.hint = reason, final, hint
+        self.reason, self.final, self.hint, self.sent = reason, final, hint, False
 
 
-class TimedSocket:
-    """A socket whose reads and writes all end by one deadline, however slowly bytes drip in.
+class Link(io.RawIOBase):
+    """A connection, and the answers read from it (RFC 9112).
 
-    `deadline` is on the monotonic clock; `idle` limits each single wait instead (streams).
+    Its reads and writes all end by `deadline` (monotonic), however slowly bytes drip in; a stream
+    has none, there `silence` limits each single wait. An answer that is longer than `allowance`, or
+    that bends the rules, ends in TransportFailure.
     """
 
-    def __init__(self, sock, deadline, idle=None):
-        self.sock, self.deadline, self.idle = sock, deadline, idle
+    def __init__(self, sock, deadline):
+        self.sock, self.deadline, self.silence = sock, deadline, None
+        self.allowance, self.keeps_open = MAX_ANSWER_BYTES, True
+        self.reader = io.BufferedReader(self, MAX_LINE_BYTES)
+
+    def end(self):
+        self.sock.close()
 
     def arm(self):
         import socket
 
-        left = self.idle if self.deadline is None else self.deadline - time.monotonic()
-        if left is not None and left <= 0:
+        left = self.silence if self.deadline is None else self.deadline - time.monotonic()
+        if left <= 0:
             raise socket.timeout("timed out")
         self.sock.settimeout(left)
 
-    def sendall(self, data):
+    def send(self, data):
+        while data:
+            self.arm()
+            data = data[self.sock.send(data) :]
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
         self.arm()
-        self.sock.sendall(data)
+        count = self.sock.recv_into(buffer)
+        if self.deadline is not None:
+            self.allowance -= count
+            if self.allowance < 0:
+                raise TransportFailure("its answer is larger than 10 MB", final=True)
+        return count
 
-    def recv_into(self, buffer):
-        self.arm()
-        return self.sock.recv_into(buffer)
+    def read_line(self):
+        line = self.reader.readline(MAX_LINE_BYTES)
+        if not line.endswith(b"\n"):
+            raise TransportFailure(NOT_HTTP if len(line) == MAX_LINE_BYTES else CUT_OFF)
+        return line.decode("latin-1").rstrip("\r\n")
 
-    def makefile(self, *_):
-        import io
+    def read_head(self):
+        """Return (status, reason, headers) of the next answer that is not 1xx (§4, §5)."""
+        if not self.reader.peek(1):
+            raise TransportFailure("it closed the connection without an answer")
+        status = 100
+        while status < 200:
+            version, _, rest = self.read_line().partition(" ")
+            digits, _, reason = rest.partition(" ")
+            if not version.startswith("HTTP/1.") or len(digits) != 3 or not is_digits(digits):
+                raise TransportFailure(NOT_HTTP, final=True)
+            status, headers = int(digits), self.read_headers()
+        closes = "close" in headers.get("connection", "").lower()
+        self.keeps_open = version != "HTTP/1.0" and not closes
+        return status, reason, headers
 
-        class Reader(io.RawIOBase):
-            def readable(self):
-                return True
+    def read_headers(self):
+        headers = {}
+        for line in iter(self.read_line, ""):
+            name, colon, value = line.partition(":")
+            if not colon or not is_token(name) or len(headers) == MAX_HEADERS:
+                raise TransportFailure(NOT_HTTP, final=True)
+            name, value = name.lower(), value.strip(" \t")
+            headers[name] = "%s, %s" % (headers[name], value) if name in headers else value
+        return headers
 
-            def readinto(reader, buffer):
-                return self.recv_into(buffer)
+    def read_body(self, method, status, headers):
+        """Yield the pieces of the body that belongs to a head just read (§6.3)."""
+        length = headers.get("content-length", "")
+        if method == "HEAD" or status in (204, 304):
+            return
+        if "transfer-encoding" in headers:
+            if headers["transfer-encoding"].lower() != "chunked":
+                raise TransportFailure(NOT_HTTP, final=True)
+            for piece in self.read_chunks():
+                yield piece
+        elif length:
+            if not is_digits(length) or len(length) > 18:
+                raise TransportFailure(NOT_HTTP, final=True)
+            for piece in self.read_exactly(int(length)):
+                yield piece
+        else:
+            self.keeps_open = False
+            for piece in iter(lambda: self.reader.read1(MAX_LINE_BYTES), b""):
+                yield piece
 
-        return io.BufferedReader(Reader(), 65536)
+    def read_chunks(self):
+        """Yield the pieces of a chunked body (§7.1); what trails it is dropped."""
+        while True:
+            size = self.read_line().partition(";")[0].strip(" \t")
+            if not size or size.strip("0123456789abcdefABCDEF"):
+                raise TransportFailure(NOT_HTTP, final=True)
+            if not int(size, 16):
+                break
+            for piece in self.read_exactly(int(size, 16)):
+                yield piece
+            if self.read_line():
+                raise TransportFailure(NOT_HTTP, final=True)
+        while self.read_line():
+            pass
 
-    def close(self):
-        """Do nothing: http.client closes before the body of a last answer is read; see `end`."""
+    def read_exactly(self, size):
+        while size:
+            piece = self.reader.read1(min(size, MAX_LINE_BYTES))
+            if not piece:
+                raise TransportFailure(CUT_OFF)
+            size -= len(piece)
+            yield piece
 
-    def end(self):
-        self.sock.close()
+
+class Proxy:
+    """The proxy for a request: where it is, how to sign in there, which variable named it."""
+
+    __slots__ = ("host", "port", "authorization", "variable")
+
+    def __init__(self, host, port, authorization, variable):
+        self.host, self.port = host, port
+        self.authorization, self.variable = authorization, variable
+
+    def __str__(self):
+        return "proxy %s:%d" % (self.host, self.port)
 
 
 class Http:
@@ -2749,7 +2870,7 @@ class Http:
 
     def __init__(self, app, timeout=DEFAULT_TIMEOUT, ca_bundle=None):
         self.app, self.timeout, self.ca_bundle = app, timeout, ca_bundle
-        self.contexts = {}
+        self.context = None  # the one that has verified a server
         self.idle = {}
 
     # -- the connection
@@ -2759,301 +2880,339 @@ class Http:
 
         Parsing every certificate of the system costs 40 ms, the directory nothing.
         """
-        if self.ca_bundle:
-            yield self.tls_context("bundle", lambda context: load_bundle(context, self.ca_bundle))
-            return
-        if has_hashed_certificates():
-            yield self.tls_context(
-                "hashed", lambda context: context.load_verify_locations(capath=HASHED_CA_DIRECTORY)
-            )
-        yield self.tls_context("system", load_system_certificates)
-
-    def tls_context(self, name, load):
-        if name not in self.contexts:
-            import ssl
-
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            if hasattr(context, "minimum_version"):
-                context.minimum_version = ssl.TLSVersion.TLSv1_2
-            else:
-                context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
-            if sys.version_info < (3, 10):  # from there on it is Python's own default
-                try:
-                    context.set_ciphers("DEFAULT:@SECLEVEL=2")
-                except ssl.SSLError:
-                    self.app.debug("this OpenSSL has no security levels")
-            load(context)
-            self.contexts[name] = context
-        return self.contexts[name]
-
-    def proxy_for(self, url):
-        """Return (host, port, authorization header or None) of the proxy for `url`, or None."""
-        if url.is_loopback or self.bypasses_proxy(url):
-            return None
-        names = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-        text = next((self.app.env(name) for name in names if self.app.env(name)), None)
-        if text is None:
-            return None
-        scheme, _, rest = text.rpartition("://")
-        user, _, authority = rest.split("/")[0].rpartition("@")
-        if scheme.lower() not in ("", "http"):
-            raise TransportFailure("a %s proxy is not supported" % printable(scheme), final=True)
-        try:
-            host, port = split_authority(authority, 80)
-        except ValueError as error:
-            raise TransportFailure("the proxy's address is wrong: %s" % error, final=True)
-        return host, port, self.proxy_authorization(user) if user else None
-
-    def proxy_authorization(self, user):
-        import base64
-        from urllib.parse import unquote_to_bytes
-
-        pair = unquote_to_bytes(user)
-        self.app.guard(unquote_to_bytes(user.partition(":")[2]).decode("utf-8", "replace"))
-        return "Basic " + self.app.guard(base64.b64encode(pair).decode("ascii"))
-
-    def bypasses_proxy(self, url):
-        listed = self.app.env("no_proxy") or self.app.env("NO_PROXY") or ""
-        for entry in listed.lower().replace(",", " ").split():
-            host, _, port = entry.rpartition(":") if entry.count(":") == 1 else (entry, "", "")
-            host = host.lstrip("*").lstrip(".").strip("[]")
-            if port and port != str(url.port):
-                continue
-            if entry == "*" or url.host == host or (host and url.host.endswith("." + host)):
-                return True
-        return False
+        if self.context:
+            yield self.context
+        elif self.ca_bundle:
+            yield tls_context(lambda context: load_bundle(context, self.ca_bundle))
+        else:
+            if has_hashed_certificates(HASHED_CA_DIRECTORY):
+                yield tls_context(lambda context: load_bundle(context, HASHED_CA_DIRECTORY))
+            yield tls_context(load_system_certificates)
 
     def connect(self, url, deadline):
-        """Return a connected (and for https verified) socket; raises TransportFailure."""
+        """Return a connected (and for https verified) socket.
+
+        Before the second try of a server that is not known nothing was sent but the handshake.
+        """
         if url.scheme == "http":
             return self.dial(url.host, url.port, deadline)
-        contexts = list(self.tls_contexts())
-        for context in contexts:
+        failure = None
+        for context in self.tls_contexts():
             sock = self.dial_through_proxy(url, deadline)
             try:
                 sock.settimeout(max(0.001, deadline - time.monotonic()))
                 # As bytes the name skips the idna codec; 3.6 compares it as text.
                 name = url.host if sys.version_info < (3, 7) else url.host.encode("ascii")
-                return context.wrap_socket(sock, server_hostname=name)
-            except Exception as error:
+                secured = context.wrap_socket(sock, server_hostname=name)
+                self.context = context
+                return secured
+            except BaseException as error:
                 sock.close()
-                if context is contexts[-1] or not is_unknown_authority(error):
-                    raise
-        raise AssertionError("unreachable")
+                failure = error
+                if not is_unknown_authority(error):
+                    break
+        raise failure
+
+    def proxy_for(self, url):
+        """Return the Proxy for `url`, or None; raises TransportFailure for one of another kind."""
+        variable = next((name for name in PROXY_VARIABLES if self.app.env(name)), None)
+        skipped = self.app.env("no_proxy") or self.app.env("NO_PROXY") or ""
+        if variable is None or url.is_loopback or skips_proxy(skipped, url):
+            return None
+        scheme, mark, rest = self.app.env(variable).strip().rpartition("://")
+        if mark and scheme.lower() != "http":
+            kind = "%s names a proxy of another kind than http://: %s://"
+            raise TransportFailure(kind % (variable, printable(scheme[:20])), final=True)
+        user, _, authority = rest.rpartition("@")
+        try:
+            host, port = split_authority(authority.partition("/")[0], 80)
+        except ValueError as error:
+            reason = "%s is not the address of a proxy: %s" % (variable, error)
+            raise TransportFailure(reason, final=True)
+        return Proxy(host, port, self.proxy_authorization(user) if user else None, variable)
+
+    def proxy_authorization(self, user):
+        import base64
+        from urllib.parse import unquote_to_bytes
+
+        pair, password = unquote_to_bytes(user), user.partition(":")[2]
+        self.app.guard(password)
+        self.app.guard(unquote_to_bytes(password).decode("utf-8", "replace"))
+        return "Basic " + self.app.guard(base64.b64encode(pair).decode("ascii"))
 
     def dial_through_proxy(self, url, deadline):
+        """Return a TCP connection to the host, through a tunnel of the proxy where there is one."""
         proxy = self.proxy_for(url)
         if proxy is None:
             return self.dial(url.host, url.port, deadline)
-        import http.client
-
-        host, port, authorization = proxy
-        named = "the proxy %s:%d" % (host, port)
         try:
-            sock = self.dial(host, port, deadline)
-        except OSError as error:
-            raise TransportFailure("%s: %s" % (named, plain_reason(error, self.timeout)))
+            return self.tunnel(proxy, url, deadline)
+        except (OSError, TransportFailure) as error:
+            failure = self.failure_of(error)
+            failure.reason = "%s: %s" % (proxy, failure.reason)
+            failure.hint = "The proxy is from %s; NO_PROXY names what goes without" % proxy.variable
+            raise failure
+
+    def tunnel(self, proxy, url, deadline):
+        """Return a connection through the proxy's tunnel to a host (RFC 9110 §9.3.6)."""
         target = "%s:%d" % ("[%s]" % url.host if ":" in url.host else url.host, url.port)
         lines = ["CONNECT %s HTTP/1.1" % target, "Host: " + target]
-        if authorization:
-            lines.append("Proxy-Authorization: " + authorization)
-        self.app.debug("CONNECT %s through %s" % (target, named))
+        self.app.debug("> CONNECT %s through %s" % (target, proxy))
+        if proxy.authorization:
+            self.app.debug("> Proxy-Authorization: Basic ****")
+            lines.append("Proxy-Authorization: " + proxy.authorization)
+        link = Link(self.dial(proxy.host, proxy.port, deadline), deadline)
         try:
-            timed = TimedSocket(sock, deadline)
-            timed.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
-            answer = http.client.HTTPResponse(timed, method="CONNECT")
-            answer.begin()
-        except (OSError, http.client.HTTPException) as error:
-            sock.close()
-            raise TransportFailure("%s: %s" % (named, plain_reason(error, self.timeout)))
-        if answer.status != 200:
-            sock.close()
-            refusal = "%s refused (HTTP %d %s)" % (named, answer.status, printable(answer.reason))
-            raise TransportFailure(refusal, final=answer.status == 407)
-        return sock
+            link.send(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
+            status, reason, _ = link.read_head()
+            if not 200 <= status < 300:
+                refusal = "it refused (HTTP %d %s" % (status, printable(reason[:60]))
+                raise TransportFailure(refusal.rstrip() + ")", final=status < 500)
+            return link.sock
+        except BaseException:
+            link.end()
+            raise
 
     def dial(self, host, port, deadline):
         """Return a TCP connection to the first address of `host` that answers; raises OSError."""
         import socket
 
-        # localhost is never asked of a name server (RFC 6761 §6.3).
-        local = host == "localhost"
-        hosts = ("127.0.0.1", "::1") if local else (host.encode("ascii"),)
-        found, failure = [], None
-        for name in hosts:
-            found += socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM)
-        for family, kind, protocol, _, address in found:
+        failure = None
+        found = resolve(host, port, deadline)
+        for place, (family, kind, protocol, _, address) in enumerate(found, 1):
+            left = max(0.001, deadline - time.monotonic())
             sock = socket.socket(family, kind, protocol)
             try:
-                sock.settimeout(max(0.001, deadline - time.monotonic()))
+                # A dead address must leave time for the next one (IPv6 that leads nowhere).
+                sock.settimeout(left if place == len(found) else min(left, CONNECT_SECONDS))
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 return sock
-            except OSError as error:
+            except BaseException as error:
                 sock.close()
-                failure = error
-        raise failure or OSError("no address")
+                failure = failure or error
+                if not isinstance(error, OSError):
+                    raise
+        raise failure
 
     # -- the request
 
     def request(self, method, url, headers=(), body=None, redirects=0, retries=RETRIES,
-                deadline=None):  # fmt: skip
+                deadline=None, silence=None):  # fmt: skip
         """Return the Answer to one request, whatever its status; raises Unreachable.
 
         `redirects` is how many to follow, for GET within one origin; `deadline` is on the
-        monotonic clock. The error's `sent` tells whether the request may have been carried out.
+        monotonic clock. With `silence` a good answer comes with its body still to be read, without
+        limits but so many seconds between two bytes.
         """
         deadline = deadline or time.monotonic() + self.timeout
         for turn in range(retries + 1):
-            answer, failure, sent = None, None, []
+            answer = failure = None
             try:
-                answer = self.attempt(method, url, dict(headers), body, deadline, sent)
-                if answer.status not in RETRY_STATUSES:
-                    break
-                repeatable = method in REPEATABLE or answer.status == 429
+                answer = self.attempt(method, url, dict(headers), body, deadline, silence)
+                repeatable = answer.status in RETRY_STATUSES
+                repeatable = repeatable and (method in REPEATABLE or answer.status == 429)
             except TransportFailure as error:
                 failure = error
-                repeatable = not error.final and (method in REPEATABLE or not sent)
+                repeatable = not error.final and (method in REPEATABLE or not error.sent)
             pause = self.pause(turn, answer)
             if not repeatable or turn == retries or time.monotonic() + pause >= deadline:
                 break
-            self.app.debug("again in %.1f s" % pause)
+            self.app.debug("%s; again in %.1f s" % (failure or "HTTP %d" % answer.status, pause))
             self.app.sleep(pause)
         if failure:
-            error = Unreachable("Cannot reach %s: %s" % (url.host, failure.reason), failure.hint)
-            error.sent = bool(sent)
-            raise error
+            raise unreachable(url, failure)
         if answer.status in REDIRECTS:
-            return self.follow(method, url, headers, answer, redirects, retries, deadline)
+            goal = redirect_goal(method, url, answer, redirects)
+            more = {"retries": retries, "deadline": deadline, "silence": silence}
+            return self.request(method, goal, headers, None, redirects - 1, **more)
         return answer
 
     def pause(self, turn, answer):
-        """Return the seconds before the next try: the server's word, else full jitter."""
+        """Return the seconds before the next try: full jitter, after what the server asks for."""
         told = retry_after(answer, self.app.now()) if answer else None
-        if told is not None:
-            return told
-        return 0.5 * 2**turn * int.from_bytes(os.urandom(4), "big") / 2**32
+        return (told or 0) + 0.5 * 2**turn * int.from_bytes(os.urandom(4), "big") / 2**32
 
-    def attempt(self, method, url, headers, body, deadline, sent):
-        """Try once; `sent` becomes non-empty when the request may have arrived."""
-        import http.client
+    def attempt(self, method, url, headers, body, deadline, silence):
+        """Try once; raises TransportFailure.
 
-        started, link = time.monotonic(), None
+        A kept-alive connection may have been closed meanwhile, so only a GET goes over one, and
+        then over a new one: whether anything was carried out is never in doubt.
+        """
+        content = request_bytes(self.app, method, url, headers, body)
         try:
-            connection = (method == "GET" and self.take_idle(url)) or self.open(url, deadline)
-            link = connection.sock
-            link.deadline = deadline
-            sent.append(True)
-            response = self.send(connection, method, url, headers, body)
-            data = response.read(MAX_ANSWER_BYTES + 1)
-            if len(data) > MAX_ANSWER_BYTES:
-                raise TransportFailure("its answer is larger than 10 MB", final=True)
-            if response.length:
-                raise http.client.IncompleteRead(data)
+            link = self.idle[url.origin].pop() if method == "GET" else None
+        except (KeyError, IndexError):
+            link = None
+        if link:
+            try:
+                return self.exchange(link, method, url, content, deadline, silence)
+            except TransportFailure as failure:
+                self.app.debug("kept-alive connection: %s" % failure)
+        try:
+            link = Link(self.connect(url, deadline), deadline)
+        except Exception as error:
+            raise self.failure_of(error)
+        try:
+            return self.exchange(link, method, url, content, deadline, silence)
+        except TransportFailure as failure:
+            failure.sent = True
+            raise
+
+    def exchange(self, link, method, url, content, deadline, silence):
+        """Send a request over `link` and return its Answer; raises TransportFailure."""
+        started = time.monotonic()
+        link.deadline, link.allowance = deadline, MAX_ANSWER_BYTES
+        try:
+            link.send(content)
+            status, _, headers = link.read_head()
+            answer = Answer(status, headers, url)
+            pieces = link.read_body(method, status, headers)
+            if silence and status == 200:
+                link.silence = silence
+                answer.pieces = self.streamed(link, pieces, url)
+                self.log_answer(answer, started)
+                return answer
+            answer.body = b"".join(pieces)
         except BaseException as error:
-            if link is not None:
-                link.end()
-            raise self.translate(error)
-        if response.will_close:
             link.end()
+            raise self.failure_of(error)
+        if link.keeps_open:
+            self.idle.setdefault(url.origin, []).append(link)
         else:
-            self.idle.setdefault(url.origin, []).append(connection)
-        answer = Answer(response.status, lower_headers(response), data, url)
+            link.end()
         self.log_answer(answer, started)
         return answer
 
-    def take_idle(self, url):
+    def streamed(self, link, pieces, url):
+        """Yield a long answer as it arrives, within no limit but the link's `silence`."""
+        link.deadline = None
         try:
-            return self.idle[url.origin].pop()
-        except (KeyError, IndexError):
-            return None
+            for piece in pieces:
+                yield piece
+        except (OSError, TransportFailure) as error:
+            raise unreachable(url, self.failure_of(error))
+        finally:
+            link.end()
 
-    def translate(self, error):
-        """Return the TransportFailure for a low-level error; others come back unchanged."""
-        import http.client
+    def failure_of(self, error):
+        """Return the TransportFailure for a low-level error; interrupts and bugs come back."""
         import ssl
 
         if isinstance(error, (ssl.SSLError, ssl.CertificateError)):
             return tls_failure(error)
-        if isinstance(error, (OSError, http.client.HTTPException)):
-            final = is_unknown_name(error)
-            return TransportFailure(plain_reason(error, self.timeout), final)
+        if isinstance(error, OSError):
+            return TransportFailure(plain_reason(error, self.timeout), is_unknown_name(error))
         return error
 
-    def open(self, url, deadline):
-        import http.client
-
-        connection = http.client.HTTPConnection(url.host, url.port)
-        connection.sock = TimedSocket(self.connect(url, deadline), deadline)
-        return connection
-
-    def send(self, connection, method, url, headers, body):
-        shown = url.origin.partition("://")[2]
-        headers.update({"Host": shown, "User-Agent": user_agent(self.app.platform)})
-        headers.setdefault("Accept", "application/json")
-        if self.app.debugging:
-            self.app.debug("> %s %s" % (method, url))
-            for name, value in headers.items():
-                masked = name.lower() == "authorization"
-                self.app.debug("> %s: %s" % (name, mask_header(value) if masked else value))
-            self.app.debug("> " + body.decode("utf-8", "replace") if body else ">")
-        connection.request(method, url.target, body, headers)
-        return connection.getresponse()
-
     def log_answer(self, answer, started):
-        if self.app.debugging:
-            spent = (time.monotonic() - started) * 1000
-            self.app.debug("< HTTP %d in %.0f ms, %d bytes" % (
-                answer.status, spent, len(answer.body)))  # fmt: skip
-            for name, value in answer.headers.items():
-                self.app.debug("< %s: %s" % (name, value))
-            text = redact_names(redact(answer.text, self.app.secrets))
-            self.app.debug("< " + text[:2000])
+        if not self.app.debugging:
+            return
+        spent, body = (time.monotonic() - started) * 1000, answer.body or b""
+        self.app.debug("< HTTP %d in %.0f ms, %d bytes" % (answer.status, spent, len(body)))
+        for name, value in answer.headers.items():
+            self.app.debug("< %s: %s" % (name, masked_header(name, value)))
+        if body:
+            self.app.debug("< " + redact_names(redact(answer.text, self.app.secrets))[:2000])
 
-    def follow(self, method, url, headers, answer, redirects, retries, deadline):
-        """Follow a redirect where that is allowed; raises Unreachable naming its target."""
-        target = answer.headers.get("location", "")
+
+def unreachable(url, failure):
+    """Return the Unreachable that tells the user of a TransportFailure."""
+    error = Unreachable("Cannot reach %s: %s" % (url.host, failure.reason), failure.hint)
+    error.sent = failure.sent
+    return error
+
+
+def redirect_goal(method, url, answer, redirects):
+    """Return the Url to go to where that is allowed; raises Unreachable naming the target."""
+    from urllib.parse import urljoin
+
+    target = answer.headers.get("location", "")
+    try:
+        goal = parse_url(urljoin(str(url), target)) if is_token(target) else None
+    except ValueError:
+        goal = None
+    if method == "GET" and redirects > 0 and goal and goal.origin == url.origin:
+        return goal
+    reason = "it redirects to %s, which is not followed" % (printable(target) or "nowhere")
+    raise Unreachable("Cannot reach %s: %s" % (url.host, reason))
+
+
+def request_bytes(app, method, url, headers, body):
+    """Return a request as it goes over the wire; raises ValueError for a broken header."""
+    known = {
+        "Host": url.origin.partition("://")[2],
+        "User-Agent": user_agent(app.platform),
+        "Accept": "application/json",
+    }
+    known.update(headers)
+    if body is not None or method not in ("GET", "HEAD", "DELETE"):
+        known["Content-Length"] = str(len(body or b""))
+    lines = ["%s %s HTTP/1.1" % (method, url.target)]
+    lines += ["%s: %s" % pair for pair in known.items()]
+    if any(char < " " or char > "~" for line in lines for char in line):
+        raise ValueError("a request's head holds a character that it may not")
+    if app.debugging:
+        app.debug("> %s %s" % (method, url))
+        for name, value in known.items():
+            app.debug("> %s: %s" % (name, masked_header(name, value)))
+        if body:
+            text = body.decode("utf-8", "replace")
+            app.debug("> " + redact_names(redact(text, app.secrets))[:2000])
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + (body or b"")
+
+
+def resolve(host, port, deadline):
+    """Return the addresses of a host, as getaddrinfo does; raises OSError.
+
+    In a thread: getaddrinfo itself has no time limit, nor does Ctrl-C end it.
+    """
+    import socket
+    import threading
+
+    found, failed = [], []
+
+    def look_up(names):
         try:
-            rooted = target.startswith("/") and not target.startswith("//")
-            goal = parse_url(url.origin + target if rooted else target)
-        except ValueError:
-            goal = None
-        if method == "GET" and redirects > 0 and goal and goal.origin == url.origin:
-            return self.request(method, goal, headers, None, redirects - 1, retries, deadline)
-        what = "it redirects to %s, which is not followed" % (printable(target) or "nowhere")
-        raise Unreachable("Cannot reach %s: %s" % (url.host, what))
+            for name in names:
+                found.extend(socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM))
+        except OSError as error:
+            failed.append(error)
 
-    def stream(self, url, headers, idle):
-        """Yield (Answer, None) for an error, or (None, chunk) while a long answer arrives.
+    # localhost is never asked of a name server (RFC 6761 §6.3).
+    names = ("127.0.0.1", "::1") if host == "localhost" else (host.encode("ascii"),)
+    worker = threading.Thread(target=look_up, args=(names,), daemon=True)
+    worker.start()
+    worker.join(max(0.001, deadline - time.monotonic()))
+    if not found:
+        raise failed[0] if failed else socket.timeout("timed out")
+    return list(found)
 
-        There is no size or total limit; `idle` seconds of silence are (None: never).
-        """
-        import http.client
 
-        link = None
-        try:
-            connection = self.open(url, time.monotonic() + self.timeout)
-            link = connection.sock
-            response = self.send(connection, "GET", url, dict(headers), None)
-            if response.status != 200:
-                data = response.read(MAX_ANSWER_BYTES)
-                yield Answer(response.status, lower_headers(response), data, url), None
-                return
-            link.deadline, link.idle = None, idle
-            while True:
-                chunk = response.read1(65536)
-                if not chunk:
-                    if response.length:
-                        raise http.client.IncompleteRead(b"")
-                    return
-                yield None, chunk
-        except (OSError, http.client.HTTPException, TransportFailure) as error:
-            failure = self.translate(error)
-            raise Unreachable("Cannot reach %s: %s" % (url.host, failure.reason), failure.hint)
-        finally:
-            if link is not None:
-                link.end()
+def skips_proxy(listed, url):
+    """Tell whether NO_PROXY names a host: itself, a domain above it, its network, or *."""
+    for entry in listed.lower().replace(",", " ").split():
+        name, port = entry, ""
+        if entry.count(":") == 1 or "]:" in entry:
+            name, _, port = entry.rpartition(":")
+        name = name.strip("[]").lstrip("*").lstrip(".")
+        if port and port != str(url.port):
+            continue
+        if entry == "*" or (name and ("." + url.host).endswith("." + name)):
+            return True
+        if ("/" in name or ":" in name) and in_network(url.host, name):
+            return True
+    return False
+
+
+def in_network(host, network):
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False
 
 
 def check_service(answer):
@@ -3061,12 +3220,13 @@ def check_service(answer):
     if answer.status == 429:
         wait = retry_after(answer, time.time())
         when = "in %d s" % (wait + 0.999) if wait is not None else "later"
-        raise Unreachable("Rate limited; try again " + when, hint="")
+        error = Unreachable("Rate limited; try again " + when)
+        error.sent = False
+        raise error
     if answer.status >= 500:
         known = answer.headers.get("x-request-id")
         shown = ", request id %s" % printable(known) if known else ""
-        message = "Podstack is having trouble (HTTP %d%s)" % (answer.status, shown)
-        raise Unreachable(message, "Try again in a few minutes")
+        raise Unreachable("Podstack is having trouble (HTTP %d%s)" % (answer.status, shown))
     return answer
 
 
@@ -3074,21 +3234,20 @@ def user_agent(platform):
     return "podstack-cli/%s (python %d.%d; %s)" % ((VERSION,) + sys.version_info[:2] + (platform,))
 
 
-def mask_header(value):
+def masked_header(name, value):
+    """Return a header's value as it may be shown."""
     kind, _, secret = value.partition(" ")
-    return "%s %s" % (kind, mask(secret))
-
-
-def lower_headers(response):
-    return {name.lower(): value for name, value in response.getheaders()}
+    if name.lower() == "authorization":
+        return "%s %s" % (kind, mask(secret))
+    return "****" if name.lower() == "set-cookie" else value
 
 
 def retry_after(answer, now):
-    """Return the seconds that Retry-After asks for (RFC 9110 §10.2.3), or None."""
-    text = (answer.headers.get("retry-after") or "").strip()
+    """Return the seconds that the server asks to wait (RFC 9110 §10.2.3), or None."""
+    text = answer.headers.get("retry-after", "")
+    reset = answer.headers.get("x-ratelimit-reset", "")
     if is_digits(text):
         return int(text[:9])
-    reset = answer.headers.get("x-ratelimit-reset", "")
     if text:
         from email.utils import parsedate_to_datetime
 
@@ -3101,20 +3260,48 @@ def retry_after(answer, now):
     return None
 
 
-def has_hashed_certificates():
+def tls_context(load):
+    """Return a TLS context that verifies a server against the certificates that `load` loads."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if hasattr(context, "minimum_version"):
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    else:
+        context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
+    if getattr(context, "security_level", 0) < 2:
+        try:
+            context.set_ciphers("DEFAULT:@SECLEVEL=2")
+        except ssl.SSLError:
+            context.set_ciphers("HIGH:!aNULL:!eNULL:!MD5:!3DES")  # LibreSSL has no levels
+    load(context)
+    return context
+
+
+def has_hashed_certificates(directory):
     try:
-        return any(name.endswith(".0") for name in os.listdir(HASHED_CA_DIRECTORY))
+        return any(name.endswith(".0") for name in os.listdir(directory))
     except OSError:
         return False
 
 
 def load_bundle(context, path):
+    """Trust exactly the authorities of a PEM file or a hashed directory."""
+    problem = "CA bundle %s: " % path
+    if os.path.isdir(path):
+        if not has_hashed_certificates(path):
+            hint = "Run: openssl rehash %s" % path
+            raise TransportFailure(problem + "it has no hashed certificates", True, hint)
+        return context.load_verify_locations(capath=path)
+    import ssl
+
     try:
-        where = {"capath" if os.path.isdir(path) else "cafile": path}
-        context.load_verify_locations(**where)
+        context.load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        hint = "It must be in PEM form (-----BEGIN CERTIFICATE-----)"
+        raise TransportFailure(problem + "it holds no certificates", True, hint)
     except OSError as error:
-        reason = error.strerror or "it holds no certificates"
-        raise TransportFailure("CA bundle %s: %s" % (path, reason), final=True)
+        raise TransportFailure(problem + (error.strerror or str(error)).lower(), True)
 
 
 def load_system_certificates(context):
@@ -3126,7 +3313,7 @@ def load_system_certificates(context):
 
 
 def is_unknown_authority(error):
-    """Tell whether a TLS failure may come from a missing authority alone."""
+    """Tell whether a TLS failure may come from a missing authority alone (3.6 gives no code)."""
     known = getattr(error, "verify_code", None)
     return "CERTIFICATE_VERIFY_FAILED" in str(error) and known in (None, 2, 18, 19, 20, 21)
 
@@ -3139,38 +3326,32 @@ def is_unknown_name(error):
 
 def tls_failure(error):
     """Return the TransportFailure for a TLS error, in plain words."""
+    import ssl
+
+    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return TransportFailure("it closed the connection during the TLS handshake")
+    name = getattr(error, "reason", None) or ""
     code = getattr(error, "verify_code", None)
-    detail = getattr(error, "verify_message", None) or getattr(error, "reason", None) or error
-    if "hostname" in str(error) or "doesn't match" in str(error):
-        code = code or 62
-    refused = "CERTIFICATE" in str(error).upper() or code
-    reason = TLS_PROBLEMS.get(code)
-    if reason is None:
-        words = str(detail).replace("_", " ").lower()
-        reason = ("its certificate is refused: %s" if refused else "TLS failed: %s") % words
+    if "doesn't match" in str(error) or "no appropriate" in str(error):  # match_hostname of 3.6
+        code = 62
+    refused = code or name in ("CERTIFICATE_VERIFY_FAILED", "EE_KEY_TOO_SMALL")
+    words = getattr(error, "verify_message", None) or name.replace("_", " ").lower() or error
+    unknown = ("its certificate is refused: %s" if code else "TLS failed: %s") % words
+    reason = TLS_PROBLEMS.get(code) or (not code and TLS_PROBLEMS.get(name)) or unknown
     return TransportFailure(printable(reason), final=True, hint=CA_HINT if refused else None)
 
 
 def plain_reason(error, timeout):
     """Return why a connection failed, in plain words."""
-    import http.client
     import socket
 
-    if isinstance(error, TransportFailure):
-        return error.reason
     if isinstance(error, socket.timeout):
         return "no answer within %g s" % timeout
     if isinstance(error, socket.gaierror):
         return "its name cannot be resolved"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
-    if isinstance(error, http.client.RemoteDisconnected):
-        return "it closed the connection without an answer"
-    if isinstance(error, http.client.IncompleteRead):
-        return "its answer was cut off"
-    if isinstance(error, http.client.HTTPException):
-        return "its answer is not HTTP"
-    return printable(getattr(error, "strerror", None) or error).lower()
+    return printable(error.strerror or error).lower()
 
 
 # == login: from nothing to a token, and from an old token to a new one ======================
@@ -3987,10 +4168,10 @@ def refusal(answer, what, credential, now):
             return NotFound("%s not found" % what, "See: podstack pod list")
         return NotFound(message or "Not found: %s" % answer.url, DOCTOR_HINT)
     if not message:
-        import http.client
+        from http import HTTPStatus
 
-        name = http.client.responses.get(answer.status, "refused")
-        message = "%s (HTTP %d)" % (name, answer.status)
+        names = {int(status): status.phrase for status in HTTPStatus}
+        message = "%s (HTTP %d)" % (names.get(answer.status, "Refused"), answer.status)
     return Refused(message, None, fields)
 
 
@@ -4043,10 +4224,12 @@ class Api:
         headers.update(more)
         return headers
 
-    def send(self, method, path, query=(), body=None, what=None, in_project=False, raw=None):
+    def send(self, method, path, query=(), body=None, what=None, in_project=False, raw=None,
+             silence=None):  # fmt: skip
         """Return the good Answer to a call; raises the error of its case.
 
-        `what` names the thing asked for (`pod 'x'`); `raw` is a body as bytes.
+        `what` names the thing asked for (`pod 'x'`); `raw` is a body as bytes; with `silence` the
+        answer is a long text, read as it arrives (see Http.request).
         """
         url, content = self.url(path, query), raw
         for turn in (1, 2):
@@ -4056,7 +4239,9 @@ class Api:
                 content = json_dump(body, True, None).encode("ascii")
             if content is not None:
                 headers["Content-Type"] = "application/json"
-            answer = self.http.request(method, url, headers, content, redirects=5)
+            if silence:
+                headers["Accept"] = "text/plain"
+            answer = self.http.request(method, url, headers, content, redirects=5, silence=silence)
             if answer.status != 401 or turn == 2 or not self.renewed(token):
                 break
         check_service(answer)
@@ -4073,10 +4258,8 @@ class Api:
         try:
             return self.object(name, "POST", path, body=body, **options)
         except Unreachable as error:
-            if getattr(error, "sent", True) and not error.message.startswith("Rate limited"):
-                error.details.append(
-                    "It may have been created: check podstack %s list" % name
-                )  # fmt: skip
+            if error.sent:
+                error.details.append("It may have been created: check podstack %s list" % name)
             raise
 
     # -- lists
@@ -4188,27 +4371,13 @@ class Api:
 
     def pod_logs(self, word, query, follow):
         """Yield the text of a pod's log as bytes, as it arrives."""
+        silence = 86400 if follow else 120
 
-        def read(path, what):
-            for turn in (1, 2):
-                token = self.credential.token
-                headers = self.headers(token, True, Accept="text/plain")
-                url = self.url(path + "/logs", query)
-                stream = self.http.stream(url, headers, None if follow else 120)
-                refused, chunk = next(stream, (None, b""))
-                if refused is None or refused.status != 401 or turn == 2:
-                    break
-                if not self.renewed(token):
-                    break
-            if refused is not None:
-                check_service(refused)
-                raise refusal(refused, what, self.credential, self.app.now())
-            return chunk, stream
+        def open_log(path, what):
+            path += "/logs"
+            return self.send("GET", path, query, what=what, in_project=True, silence=silence)
 
-        chunk, stream = self.on_pod(word, read)
-        yield chunk
-        for _, chunk in stream:
-            yield chunk
+        return self.on_pod(word, open_log).pieces
 
 
 def page_count(told, rows, size):
@@ -5027,7 +5196,7 @@ def check_endpoint(cx, findings):
     except PodError as error:
         findings.failed("network", error)
         return False
-    way = "through proxy %s:%d" % proxy[:2] if proxy else "directly"
+    way = "through %s" % proxy if proxy else "directly"
     trust = cx.settings.find("ca_bundle")
     trusted = " trusting %s" % trust.value if trust else ""
     spent = (time.monotonic() - started) * 1000
