@@ -3220,13 +3220,14 @@ def check_service(answer):
     if answer.status == 429:
         wait = retry_after(answer, time.time())
         when = "in %d s" % (wait + 0.999) if wait is not None else "later"
-        error = Unreachable("Rate limited; try again " + when)
+        error = Unreachable("Rate limited; try again " + when, hint="")
         error.sent = False
         raise error
     if answer.status >= 500:
         known = answer.headers.get("x-request-id")
         shown = ", request id %s" % printable(known) if known else ""
-        raise Unreachable("Podstack is having trouble (HTTP %d%s)" % (answer.status, shown))
+        message = "Podstack is having trouble (HTTP %d%s)" % (answer.status, shown)
+        raise Unreachable(message, "Try again in a few minutes")
     return answer
 
 
@@ -4214,14 +4215,13 @@ class Api:
         asked = encode_query([(k, v) for k, v in query if v is not None])
         return Url(url.scheme, url.host, url.port, url.path + "/v1" + path, asked)
 
-    def headers(self, token, in_project=False, **more):
+    def headers(self, token, in_project):
         headers = {"Authorization": "Bearer " + token}
         project = self.settings.get("project") if in_project else None
         if project:
             if not all(" " <= char <= "~" for char in project):
                 project = percent_encode(project)
             headers["X-Project-ID"] = project
-        headers.update(more)
         return headers
 
     def send(self, method, path, query=(), body=None, what=None, in_project=False, raw=None,

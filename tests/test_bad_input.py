@@ -405,7 +405,7 @@ TROUBLE = [
     pytest.param({"status": 409}, 1, "Scripted HTTP 409", ["See: podstack WORDS --help"], id="409"),
     pytest.param({"status": 418, "body": ""}, 1, "I'm a Teapot (HTTP 418)",
                  ["See: podstack WORDS --help"], id="418"),
-    pytest.param({"status": 499, "body": ""}, 1, "refused (HTTP 499)",
+    pytest.param({"status": 499, "body": ""}, 1, "Refused (HTTP 499)",
                  ["See: podstack WORDS --help"], id="499"),
     pytest.param({"status": 429}, 7, "Rate limited; try again later", [], id="429"),
     pytest.param({"status": 429, "headers": {"Retry-After": "90"}}, 7,
