@@ -2703,7 +2703,7 @@ class Answer:
         self.body = self.pieces = None
 
     def json(self):
-        """Return the decoded body, or None where it is no JSON."""
+        """Return the decoded body, or None where it is no JSON; a number that is none is null."""
         import json
 
         try:
@@ -2718,11 +2718,9 @@ class Answer:
 
 
 def finite(text):
-    """Return a JSON number; raises ValueError for NaN and for what no float can hold (1e999)."""
+    """Return a JSON number, or None for NaN and what no float can hold: JSON has no word for it."""
     value = float(text)
-    if value - value != 0:
-        raise ValueError("not a finite number: %s" % text[:40])
-    return value
+    return value if value - value == 0 else None
 
 
 class TransportFailure(Exception):
