@@ -3466,7 +3466,9 @@ def discover(http, endpoint, **limits):
         metadata = fetch_document(http, url, limits)
         if metadata:
             check_metadata(metadata, issuer)
-            return AuthServer(issuer, metadata, resource, base.is_loopback)
+            server = AuthServer(issuer, metadata, resource, base.is_loopback)
+            server.endpoint("token")  # without it every way in would end in nothing
+            return server
     return None
 
 
