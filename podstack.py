@@ -294,7 +294,7 @@ def did_you_mean(word, choices):
     """Return ` (did you mean 'x'?)` for the choice nearest to `word`, or nothing."""
     import difflib
 
-    near = difflib.get_close_matches(word, list(choices), 1, 0.6)
+    near = difflib.get_close_matches(word, list(choices), 1, 0.7)
     return " (did you mean '%s'?)" % near[0] if near else ""
 
 
@@ -6337,7 +6337,7 @@ def update(cx, args):
 TOPICS = {
     "environment": "the PODSTACK_* variables",
     "exit-codes": "what each exit code means",
-    "config": "the config file, profiles, and which value wins",
+    "config-file": "its form, profiles, and which value wins",
     "formatting": "-o json, -o yaml, --quiet",
 }
 CONFIG_TOPIC = """\
@@ -6412,6 +6412,10 @@ def unknown_command(words, topics=()):
 def usage_error(words, message):
     """Return the UsageError that points to the help of some command words."""
     return UsageError(message, "See: %s --help" % " ".join(["podstack"] + list(words)))
+
+
+def unknown_option(words, name, known):
+    return usage_error(words, "Unknown option '%s'%s" % (name, did_you_mean(name, known)))
 
 
 def find_command(words):
@@ -6507,7 +6511,7 @@ def help_topic(topic):
         return "\n".join(columns_of(ENVIRONMENT)) + "\n"
     if topic == "exit-codes":
         return "\n".join("%5d  %s" % pair for pair in EXIT_CODES) + "\n"
-    return CONFIG_TOPIC if topic == "config" else FORMATTING_TOPIC
+    return CONFIG_TOPIC if topic == "config-file" else FORMATTING_TOPIC
 
 
 def help_text(words, topics=()):
@@ -6528,7 +6532,10 @@ def help_text(words, topics=()):
     "help",
     "Show help for a command or a topic",
     Operand("COMMAND", "command words, or a topic", "*", "commands"),
-    examples=(("podstack help pod create", ""), ("podstack help exit-codes", "")),
+    examples=(
+        ("podstack help pod create", "as podstack pod create --help"),
+        ("podstack help exit-codes", "one of the topics"),
+    ),
 )
 def show_help(cx, args):
     """Show help for a command, or one of the topics."""
@@ -6613,7 +6620,7 @@ def read_options(words, arguments, given):
     for name, text in given:
         argument = named.get(name)
         if argument is None:
-            raise usage_error(words, "Unknown option '%s'%s" % (name, did_you_mean(name, named)))
+            raise unknown_option(words, name, named)
         if (argument.metavar is None) != (text is None):
             problem = "takes no value" if text is not None else "needs a value"
             raise usage_error(words, "%s %s" % (name, problem))
@@ -6653,6 +6660,9 @@ def read_line(line):
     """Return (Command, Options) for a Line; raises UsageError."""
     found, words = find_command(line.words)
     if found is None:
+        for name, _ in line.options:  # its value stands where a command word is looked for
+            if name not in line.takes_value:
+                raise unknown_option([], name, line.takes_value)
         raise unknown_command(line.words)
     values = read_options(found.words, found.arguments, line.options)
     values.update(read_operands(found, words, line.tail))
