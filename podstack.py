@@ -6715,8 +6715,12 @@ def dispatch(argv, app):
 COMPLETION_SCRIPTS = {
     "bash": """\
 _podstack() {
-    local IFS=$'\\n'
-    COMPREPLY=($(podstack __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+    local word
+    COMPREPLY=()
+    while IFS= read -r word; do
+        printf -v word %q "$word"
+        COMPREPLY+=("$word")
+    done < <(podstack __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
 }
 complete -o default -F _podstack podstack
 """,
@@ -6724,25 +6728,33 @@ complete -o default -F _podstack podstack
 #compdef podstack
 _podstack() {
     local -a found
-    found=("${(@f)$(podstack __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
-    [[ -n "$found" ]] && compadd -a found || _files
+    found=("${(@f)$(podstack __complete "${(@Q)words[2,CURRENT]}" 2>/dev/null)}")
+    if [[ -n "$found" ]]; then compadd -a found; else _files; fi
 }
 (( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
-compdef _podstack podstack
+if [[ $funcstack[1] = _podstack ]]; then _podstack; else compdef _podstack podstack; fi
 """,
     "fish": """\
 function __podstack_complete
-    podstack __complete (commandline -opc)[2..-1] (commandline -ct) 2>/dev/null
+    set -l typed (commandline -opc) (string join '' -- (commandline -ct))
+    set -l found (podstack __complete $typed[2..-1] 2>/dev/null)
+    if set -q found[1]
+        printf '%s\\n' $found
+    else
+        __fish_complete_path (commandline -ct)
+    end
 end
 complete -c podstack -f -a '(__podstack_complete)'
 """,
     "powershell": """\
 Register-ArgumentCompleter -Native -CommandName podstack -ScriptBlock {
     param($word, $ast, $cursor)
-    $typed = @($ast.CommandElements | Select-Object -Skip 1 | ForEach-Object { "$_" })
-    if (-not $word) { $typed += '""' }
+    $typed = @($ast.CommandElements | Select-Object -Skip 1 |
+        Where-Object { $_.Extent.StartOffset -lt $cursor } | ForEach-Object { "$_" })
+    if (-not $word) { $typed += ' ' }  # an empty argument does not reach a program everywhere
     podstack __complete @typed 2>$null | ForEach-Object {
-        [System.Management.Automation.CompletionResult]::new($_)
+        $text = if ($_ -match '^[\\w@./:=+-]+$') { $_ } else { "'" + $_.Replace("'", "''") + "'" }
+        [System.Management.Automation.CompletionResult]::new($text)
     }
 }
 """,
@@ -6766,36 +6778,65 @@ def completion(cx, args):
     cx.app.write(COMPLETION_SCRIPTS[args.shell])
 
 
+def names_at_server(cx, kind, path, field):
+    """Return what the API lists; no login is renewed for that, and no token_command is run."""
+    found = find_credential(cx.settings)
+    api = Api(cx.settings, cx.http, Credential(found.token, "environment", found.origin))
+    pages = api.pages(kind, path, limit=PAGE_SIZE, in_project=kind == "pods")
+    return [row[field] for rows in pages for row in rows if isinstance(row.get(field), str)]
+
+
 def candidates_for(cx, kind):
     """Return the words of a kind: from the table, the config file, or the API."""
     if kind == "profiles":
         return cx.config.profile_names()
     if kind in ("pods", "projects"):
-        pages = cx.api.pages(kind, "/" + kind, limit=PAGE_SIZE, in_project=kind == "pods")
-        return [row["name"] for rows in pages for row in rows if isinstance(row.get("name"), str)]
+        return names_at_server(cx, kind, "/" + kind, "name")
     if kind == "gpus":
-        rows = cx.api.every("gpus", "/gpus")
-        return [row["type"] for row in rows if isinstance(row.get("type"), str)]
+        return names_at_server(cx, kind, "/gpus", "type")
     if kind == "keys":
         return list(READABLE)
     if kind == "shells":
         return list(COMPLETION_SCRIPTS)
-    if kind == "commands":
-        return sorted({words[0] for words in COMMANDS}) + list(TOPICS)
     return []
+
+
+def next_words(words):
+    """Return the words that can follow these on the way to a command."""
+    depth = len(words)
+    return [path[depth] for path in COMMANDS if list(path[:depth]) == words and len(path) > depth]
+
+
+def split_typed(typed):
+    """Return (words before, the beginning to complete, what stands before it in its word)."""
+    before, start = list(typed[:-1]), typed[-1].strip() if typed else ""
+    if start == "=":  # bash breaks words at =
+        return before, "", ""
+    if before and before[-1] == "=":
+        return before[:-1], start, ""
+    name, mark, text = start.partition("=")
+    if mark and name.startswith("--"):
+        return before + [name], text, name + "="
+    return before, start, ""
+
+
+def operand_candidates(cx, found, operands):
+    """Return the candidates for the word that follows a command's `operands`."""
+    if found.words == ("help",):
+        return next_words(operands) + ([] if operands else list(TOPICS))
+    place = min(len(operands), len(found.operands) - 1)
+    if place < 0 or (place < len(operands) and found.operands[place].count not in "+*"):
+        return []
+    return candidates_for(cx, found.operands[place].complete)
 
 
 def complete_words(app, typed):
     """Return the candidates for the last of the words typed after `podstack`."""
-    before, prefix = list(typed[:-1]), typed[-1] if typed else ""
-    if prefix == "=" or (before and before[-1] == "="):  # bash breaks words at =
-        prefix = "" if prefix == "=" else prefix
-        before = before[:-1] if before[-1] == "=" else before
-    joined, mark, text = prefix.partition("=")
-    if mark and joined.startswith("--"):
-        before, prefix = before + [joined], text
-    pending = before[-1] if before else ""
-    line = Line(before[:-1] if pending.startswith("-") else before)
+    before, start, lead = split_typed(typed)
+    if "--" in before:
+        return []
+    pending = before[-1] if before and before[-1].startswith("-") else None
+    line = Line(before[:-1] if pending else before)
     found, operands = find_command(line.words)
     arguments = list(GLOBAL_OPTIONS) + (found.arguments if found else [])
     named = {name: argument for argument in arguments for name in argument.names}
@@ -6806,16 +6847,11 @@ def complete_words(app, typed):
     wanted = named.get(pending)
     if wanted and wanted.metavar is not None:
         options = wanted.choices or candidates_for(cx, wanted.complete)
-    elif prefix.startswith("-"):
+    elif start.startswith("-"):
         options = named
-    elif found:
-        behind = found.operands[min(len(operands), len(found.operands) - 1) :]
-        full = not behind or (len(operands) >= len(found.operands) and behind[0].count == "1")
-        options = [] if full else candidates_for(cx, behind[0].complete)
     else:
-        depth = len(line.words)
-        options = [w[depth] for w in COMMANDS if list(w[:depth]) == line.words and len(w) > depth]
-    return sorted({word for word in options if word.startswith(prefix)})
+        options = operand_candidates(cx, found, operands) if found else next_words(line.words)
+    return sorted({lead + word for word in options if word.startswith(start)})
 
 
 def print_completions(app, typed):
@@ -6831,6 +6867,7 @@ def print_completions(app, typed):
             app.debug("no completion: %s" % error)
 
     app.stderr, app.environ = None, dict(app.environ, PODSTACK_TIMEOUT="1")
+    app.environ["PODSTACK_TOKEN_COMMAND"] = "1"  # as if from one: it is not run
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
     worker.join(1)

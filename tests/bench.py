@@ -6,8 +6,9 @@
     python3 tests/bench.py --runs N  medians of N interleaved runs (20)
 
 The base is the bare interpreter: `python3 -I -S -c pass`. Only ratios within one run count, and
-only on a quiet machine. As root it runs before other processes, and it also times requests over TLS, against a server on this machine
-whose certificate authority stands among the system's own, in a private mount namespace.
+only on a quiet machine. As root it runs before other processes, and it also times requests over
+TLS, to a server on this machine: in a private mount namespace its certificate authority stands
+among the system's own.
 """
 
 import argparse
