@@ -354,7 +354,7 @@ def time_or_none(text):
 
 def format_time(seconds):
     """Return Unix seconds as an RFC 3339 UTC time."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+    return "%04d-%02d-%02dT%02d:%02d:%02dZ" % time.gmtime(seconds)[:6]
 
 
 def format_date(text, missing="-"):

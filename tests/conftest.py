@@ -234,6 +234,30 @@ def podstack_process(home):
     return run
 
 
+@pytest.fixture
+def oracle():
+    """Another reader of YAML, with every scalar as text and our None for its unquoted nulls."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+
+    def build(node):
+        if isinstance(node, yaml.MappingNode):
+            return {build_key(key): build(value) for key, value in node.value}
+        if isinstance(node, yaml.SequenceNode):
+            return [build(item) for item in node.value]
+        is_null = node.style is None and node.value in ("", "~", "null", "Null", "NULL")
+        return None if is_null else node.value
+
+    def build_key(node):
+        assert isinstance(node, yaml.ScalarNode)
+        return node.value
+
+    def read(text):
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        return None if node is None else build(node)
+
+    return read
+
+
 @pytest.fixture(scope="session")
 def installed():
     """A compiled copy of the program that every user of this machine can start; its argv."""

@@ -76,6 +76,12 @@ class Scene:
     def names(self):
         return sorted(os.listdir(self.folder)) if os.path.isdir(self.folder) else []
 
+    @property
+    def open_to_others(self):
+        """What in the config's directory somebody else could read, leftovers included."""
+        paths = [os.path.join(self.folder, name) for name in self.names]
+        return [path for path in paths if os.lstat(path).st_mode & 0o077]
+
     def touches(self, call):
         return self.folder in call.text
 
@@ -107,6 +113,7 @@ def check_kill(scene, cli, call):
     code, err = scene.play("-e", "inject=%s:signal=KILL:when=%d" % (call.name, call.turn))
     assert code in (0, -signal.SIGKILL), (call, err)
     assert scene.found in ((scene.new,) if code == 0 else (scene.text, scene.new)), call
+    assert scene.open_to_others == [], call
     check_next_command(scene, cli)
     return code != 0
 
@@ -143,6 +150,7 @@ def test_each_call_that_touches_the_files_fails(scene, cli, trouble):
         inject = "inject=%s:error=%s:when=%d" % (call.name, trouble, call.turn)
         code, err = scene.play("-e", inject)
         assert "Traceback" not in err and "a bug in" not in err, (call, err)
+        assert USER not in err and "psk_old_token" not in err, (call, err)
         assert [name for name in scene.names if name.endswith(".tmp")] == [], (call, err)
         if code == 0:
             assert scene.found == scene.new, (call, err)

@@ -1,6 +1,5 @@
 """The YAML of the config file: what is read, what is refused and where, and what an edit leaves."""
 
-import os
 import random
 
 import pytest
@@ -399,35 +398,6 @@ REFUSED = [
         "the key '\\x1b[31m\\n' is on line 1 already",
     ),
 ]
-
-
-@pytest.fixture
-def oracle():
-    """Another reader of YAML, with every scalar as text and our None for its unquoted nulls."""
-    try:
-        import yaml
-    except ImportError:
-        if os.environ.get("CI") == "true":
-            pytest.fail("PyYAML is not installed")
-        pytest.skip("PyYAML is not installed")
-
-    def build(node):
-        if isinstance(node, yaml.MappingNode):
-            return {build_key(key): build(value) for key, value in node.value}
-        if isinstance(node, yaml.SequenceNode):
-            return [build(item) for item in node.value]
-        is_null = node.style is None and node.value in ("", "~", "null", "Null", "NULL")
-        return None if is_null else node.value
-
-    def build_key(node):
-        assert isinstance(node, yaml.ScalarNode)
-        return node.value
-
-    def read(text):
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
-        return None if node is None else build(node)
-
-    return read
 
 
 def rows(table):
