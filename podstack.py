@@ -4822,10 +4822,10 @@ def record_login(cx, profile, storage, login, user):
     with cx.config.lock, HeldInterrupts():  # waiting for the lock may be interrupted
         save_login(settings, profile.name, login, storage)
     place = "the keyring" if storage == "keyring" else settings.path
-    who = "as " + printable(login.email) if login.email else "(the token was not verified)"
+    who = login.email or (user and user.get("account_id"))
     if was_signed_in:
         app.say("Replaced the login of %s" % (printable(earlier) if earlier else "this profile"))
-    app.say("Signed in %s" % who)
+    app.say("Signed in %s" % ("as " + printable(who) if who else "(the token was not verified)"))
     app.say("Profile '%s': token stored in %s" % (profile.name, place))
     if app.env("PODSTACK_API_TOKEN"):
         app.say("PODSTACK_API_TOKEN is set and overrides this login: unset it to use the login")

@@ -250,6 +250,24 @@ def test_a_login_says_that_the_environments_token_overrides_it(cli, api):
     assert api.requests[0].headers["Authorization"] == "Bearer " + USER
 
 
+def test_an_account_without_an_address_is_named_by_its_id(cli, api, config):
+    whoami_fails(api, body={"user": {"account_id": "acc_7", "email": None}})
+    done = cli("auth", "login", "--token", USER)
+    assert done.err.splitlines()[0] == "Signed in as acc_7"
+    assert "email" not in config.read_text()
+
+
+def test_login_and_logout_say_that_a_program_still_gives_the_token(cli, api, config):
+    given = "auth:\n  token_command: echo %s\napi:\n  endpoint: %s\n" % (OTHER, api.url)
+    write(config, given)
+    done = cli("auth", "login", "--token", USER)
+    assert done.err.splitlines()[-1] == "This profile's token still comes from its token_command"
+    assert cli("auth", "whoami").out == "other@example.com\n"
+    done = cli("auth", "logout")
+    assert done.err == ("Logged out of profile 'default'\nIts token_command still gives a token\n")
+    assert config.read_text() == given
+
+
 def test_quiet_signs_in_without_a_word(cli, api):
     done = cli("-q", "auth", "login", "--token", USER)
     assert (done.out, done.err) == ("", "")
