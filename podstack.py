@@ -3889,7 +3889,7 @@ def show_address(app, address, receiver, launch):
         hint = "  %s" % ssh_hint(app, receiver.port)
         app.say("Your browser is elsewhere? Run there first:", "", hint, "")
     if app.is_terminal(app.stdin):
-        app.say("If the page cannot reach this machine, paste its address here.")
+        app.say("If the browser ends at a page that does not load, paste its address here.")
         threading.Thread(target=read_pasted, args=(app, receiver), daemon=True).start()
 
 

@@ -577,7 +577,7 @@ def test_a_pasted_address_is_taken_like_a_callback(api, sign, form):
     one = sign(tty=True, stdin=keyboard)
     keyboard.type((form % one.good).encode())
     err = one.login.end(0)
-    assert "If the page cannot reach this machine, paste its address here." in err
+    assert "If the browser ends at a page that does not load, paste its address here." in err
     assert "Signed in as user@example.com" in err
     keyboard.close_input()
 
@@ -623,10 +623,10 @@ def test_time_is_up(api, cli):
 
 def test_the_time_left_is_shown_in_place_on_a_terminal_and_once_elsewhere(api, cli):
     argv = ("auth", "login", "--no-browser", "--timeout")
-    piped = cli(*argv, "0.6", code=4).err
+    piped = cli(*argv, "0.1", code=4).err
     assert piped.count("Waiting for the browser: 0:00 left\n") == 1
     assert piped.count("Waiting") == 1
     assert "\r" not in piped
-    shown = cli(*argv, "1.1", tty=True, code=4).err
+    shown = cli(*argv, "1.05", tty=True, code=4).err
     in_place = "\r\x1b[2KWaiting for the browser: 0:0%d left"
     assert in_place % 1 + in_place % 0 in shown
