@@ -518,6 +518,23 @@ def test_a_login_that_cannot_be_saved_is_told_on_the_page_too(api, sign, config)
     assert config.read_text() == "broken: [\n"
 
 
+def test_debug_shows_no_code_verifier_or_token(api, sign):
+    one = sign("--debug")
+    completes(api, one)
+    (exchange,) = api.calls("POST", "/oauth/token")
+    (verifier,), (code,) = exchange.form["code_verifier"], exchange.form["code"]
+    assert code == one.parts["code"]
+    assert "debug: > POST" in one.login.err
+    for secret in [code, verifier] + list(api.refresh_tokens) + list(api.tokens):
+        assert secret not in one.login.err
+
+
+def test_the_place_for_the_login_is_proven_before_the_address_is_shown(api, cli):
+    done = cli("auth", "login", "--browser", "--use-keyring", env={"PATH": "/nowhere"}, code=1)
+    assert done.error == "Error: Cannot use the keyring: secret-tool is not installed"
+    assert "Open this address" not in done.err
+
+
 # ---- where it listens
 
 

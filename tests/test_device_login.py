@@ -349,3 +349,11 @@ def test_an_address_elsewhere_is_shown_when_it_is_https(api, device):
     answer_with(api, verification_uri="HTTPS://Login.Example.COM:443/activate?x=1")
     refuse(api, "access_denied")
     assert "\n  https://login.example.com/activate?x=1\n" in device(code=4).err
+
+
+def test_a_refusal_that_repeats_the_device_code_does_not_show_it(api, device):
+    secret = "GmRhmhcxhwAzkoEqiMEg_DnyEysNkuNhszIySk9eS"
+    answer_with(api, device_code=secret)
+    body = {"error": "invalid_grant", "error_description": "no such code: " + secret}
+    api.next("/oauth/token", status=400, body=body)
+    assert device(code=4).error == "Error: Sign-in failed: invalid_grant: no such code: ****"
