@@ -3730,11 +3730,10 @@ class Receiver:
         self.ended.set()
 
 
-def callback_server(receiver, port):
-    """Return the TCP server for a Receiver, bound to 127.0.0.1 alone (RFC 8252 §8.3)."""
+def callback_handler(receiver):
+    """Return the class that answers one connection to a Receiver's server."""
     import http.server
     import socket
-    import socketserver
 
     class Handler(http.server.BaseHTTPRequestHandler):
         timeout = 5
@@ -3788,6 +3787,13 @@ def callback_server(receiver, port):
                     break
             super().finish()
 
+    return Handler
+
+
+def callback_server(receiver, port):
+    """Return the TCP server for a Receiver, bound to 127.0.0.1 alone (RFC 8252 §8.3)."""
+    import socketserver
+
     # TCPServer: HTTPServer.server_bind does a reverse look-up, half a minute on some Macs.
     class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         daemon_threads, block_on_close = True, False
@@ -3798,7 +3804,7 @@ def callback_server(receiver, port):
             pass
 
     try:
-        return Server(("127.0.0.1", port), Handler)
+        return Server(("127.0.0.1", port), callback_handler(receiver))
     except OSError as error:
         hint = "Choose another with --callback-port, or leave it out"
         raise PodError("Cannot listen on port %d: %s" % (port, error.strerror), hint)
@@ -3838,8 +3844,8 @@ def read_pasted(app, receiver):
         try:
             line = app.stdin.readline()
             if len(line.rstrip("\r\n")) >= limit:
-                app.say("The terminal cut that address off. From another shell here, run:")
-                app.say("  curl 'ADDRESS'")
+                cut = "The terminal cut that address off. From another shell here, run:"
+                app.say(cut, "  curl 'ADDRESS'")
             elif line.strip():
                 return receiver.paste(line.strip())
             elif not line:
