@@ -1563,9 +1563,10 @@ def real_path(path):
 
 def make_directory(path):
     """Create the config's directory, 0700 whatever the umask, where it is missing."""
-    if os.path.isdir(path):
+    parent = os.path.dirname(path)
+    if os.path.isdir(path) or path == parent:  # the second: a drive that is not there
         return
-    make_directory(os.path.dirname(path))
+    make_directory(parent)
     umask = os.umask(0o077)
     try:
         os.mkdir(path, 0o700)

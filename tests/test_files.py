@@ -555,6 +555,19 @@ def test_a_private_file_draws_no_warning(cli, config):
     assert cli("auth", "token").err == ""
 
 
+@pytest.mark.parametrize("wsl, warned", [(None, True), ("Debian", False)])
+def test_a_windows_drive_under_wsl_has_no_modes_to_warn_of(settled, mounted, wsl, warned):
+    path = "/mnt/c/config.yaml"
+    drive = mounted(
+        "mount -t tmpfs none /mnt; mkdir /mnt/c; cp %s /mnt/c; chmod 777 %s; chown %d %s"
+        % (settled.own(settled.home + "/config.yaml", WITH_TOKEN), path, NOBODY, path)
+    )
+    env = {"PODSTACK_CONFIG": path}
+    result = settled.run("auth", "token", wrap=drive, env=dict(env, WSL_DISTRO_NAME=wsl or ""))
+    assert result.out == TOKEN + "\n"
+    assert ("others can read" in result.err) == warned
+
+
 # -- what a killed writer left
 
 
@@ -709,6 +722,49 @@ def test_a_lock_that_fails_is_an_error(settled):
     lock = os.path.join(settled.folder, ".lock")
     assert result.err == failure("Cannot lock %s: Input/output error" % lock)
     assert_nothing_changed(settled, OLD)
+
+
+class WindowsLocks:
+    """Stands in for Windows' msvcrt: the same lock, the other error."""
+
+    LK_NBLCK = 2
+
+    @staticmethod
+    def locking(descriptor, mode, length):
+        assert (mode, length) == (WindowsLocks.LK_NBLCK, 1)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_on_windows_a_file_that_is_open_elsewhere_is_waited_for(cli, config, monkeypatch):
+    config.write_text(OLD)
+    monkeypatch.setitem(sys.modules, "msvcrt", WindowsLocks)
+    replace, refusals, slept = os.replace, [errno.EACCES] * 3, []
+
+    def replace_when_closed(old, new):
+        if refusals:
+            raise PermissionError(refusals.pop(), "The process cannot access the file")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", replace_when_closed)
+    cli(*SET, platform="win32", sleep=slept.append)
+    assert content_of(config) == OLD.replace("old", "new")
+    assert slept == [0.05] * 3
+    refusals += [errno.EACCES] * 11
+    result = cli(*SET[:-1], "x", platform="win32", sleep=slept.append, code=1)
+    assert result.error == "Error: Cannot write %s: The process cannot access the file" % config
+    assert content_of(config) == OLD.replace("old", "new")
+    assert names_in(config.parent) == [".lock", "config.yaml"]
+
+
+def test_on_windows_the_lock_is_waited_for(cli, config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "msvcrt", WindowsLocks)
+    clock, lock = Clock(), config.parent / ".lock"
+    with hold(lock):
+        result = cli(*SET, platform="win32", now=clock.now, sleep=clock.sleep, code=7)
+    assert result.error == "Error: Another podstack holds %s (process 4711)" % lock
 
 
 def test_a_lock_of_root_in_the_way_is_no_obstacle(settled, root):
