@@ -41,6 +41,7 @@ class Browser:
         }
         made = self.send("POST", "", {"capabilities": {"alwaysMatch": wanted}})
         self.base += "/" + made["sessionId"]
+        self.send("POST", "/timeouts", {"implicit": 20000})
 
     def send(self, method, path, body=None):
         data = None if body is None else json.dumps(body).encode()

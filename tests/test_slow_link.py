@@ -125,6 +125,22 @@ def test_ctrl_c_while_another_podstack_holds_the_file(api, stored, start, config
     assert INTERRUPTED in visit.shown()
 
 
+@pytest.mark.parametrize("path", [PROTECTED, METADATA])
+def test_ctrl_c_ends_a_refresh_before_its_token_is_sent(api, config, start, path):
+    granted = api.issue_oauth()
+    lines = ["auth:", "  token: " + granted["access_token"], "  expires: 2020-01-01T00:00:00Z"]
+    lines += ["  refresh_token: " + granted["refresh_token"]]
+    lines += ['  endpoint: "%s"' % api.url, '  issuer: "%s"' % api.url, ""]
+    config.write_text("\n".join(lines))
+    config.chmod(0o600)
+    api.next(path, delay=60)
+    refresh = start("auth", "refresh")
+    arrived(api, path)
+    code, seconds = refresh.interrupt()
+    assert (code, seconds < 1) == (130, True)
+    assert config.read_text() == "\n".join(lines)
+
+
 def test_ctrl_c_at_the_question_for_a_token(api, stored, terminal):
     api.oauth = False
     shown = terminal("auth", "login")
