@@ -1920,8 +1920,7 @@ class Config:
         return value
 
     def has(self, keys):
-        parent = self.at(keys[:-1])
-        return isinstance(parent, dict) and parent.get(keys[-1]) is not None
+        return self.at(keys) is not None
 
     def text_at(self, keys):
         value = self.at(keys)
@@ -2025,8 +2024,16 @@ def not_accepted(what, error, text):
     return UsageError("%s must be %s, not '%s'" % (what, error, text))
 
 
+def default_storage(app):
+    """Return where a login is kept when nobody chose: macOS has a keychain for every user."""
+    return "keyring" if app.platform == "darwin" else "file"
+
+
 class Setting:
-    """Where one value may come from, in order; `read` turns its text into the value."""
+    """Where one value may come from, in order; `read` turns its text into the value.
+
+    A default that depends on the machine is a function of the App.
+    """
 
     __slots__ = ("name", "option", "env", "field", "general", "default", "read")
 
@@ -2054,7 +2061,8 @@ SETTINGS = {
                 ("api", "endpoint"), DEFAULT_ENDPOINT, read_endpoint),
         Setting("client_id", None, ("PODSTACK_CLIENT_ID",), "client_id",
                 ("api", "client_id"), DEFAULT_CLIENT_ID),
-        Setting("storage", None, ("PODSTACK_STORAGE",), "storage", None, None, one_of(*STORAGES)),
+        Setting("storage", None, ("PODSTACK_STORAGE",), "storage", None,
+                default_storage, one_of(*STORAGES)),
         Setting("output", "output", ("PODSTACK_OUTPUT",), None,
                 ("defaults", "output"), "table", one_of(*OUTPUTS)),
         Setting("timeout", None, ("PODSTACK_TIMEOUT",), None,
@@ -2125,7 +2133,8 @@ class Settings:
             general = [self.place("file", setting.general)]
         # With --profile on the command line the profile's own values win over the environment.
         middle = own + environment if self.options.profile else environment + own
-        return [option] + middle + general + [("default", "default", setting.default, None)]
+        default = setting.default(self.app) if callable(setting.default) else setting.default
+        return [option] + middle + general + [("default", "default", default, None)]
 
     def place(self, kind, keys):
         origin = "%s in %s" % (".".join(keys), self.config.path)
@@ -2476,17 +2485,13 @@ def forget_login(settings, name):
     return True
 
 
-def default_storage(app):
-    return "keyring" if app.platform == "darwin" else "file"
-
-
 def chosen_storage(settings, options):
     """Return where a new login is to be kept: file or keyring."""
     if options.use_keyring and options.no_keyring:
         raise UsageError("--use-keyring and --no-keyring exclude each other")
     if options.use_keyring or options.no_keyring:
         return "keyring" if options.use_keyring else "file"
-    return settings.get("storage") or default_storage(settings.app)
+    return settings.get("storage")
 
 
 class Credential:
@@ -2516,11 +2521,14 @@ def token_endpoint(settings, profile, login):
 
 def check_pin(settings, profile, login):
     """Raise unless the profile's token belongs to the endpoint in effect."""
-    kept_for, effective = token_endpoint(settings, profile, login), settings.get("endpoint")
-    if kept_for != effective:
+    kept_for, effective = token_endpoint(settings, profile, login), settings.find("endpoint")
+    if kept_for != effective.value:
+        words = (profile.name, kept_for, effective.value)
+        option = "--profile %s " % profile.name if settings.options.profile else ""
         raise AuthError(
-            "The token of profile '%s' is for %s, not for %s" % (profile.name, kept_for, effective),
-            "Sign in there: podstack --profile NAME auth login (or unset PODSTACK_API_ENDPOINT)",
+            "The token of profile '%s' is for %s, not for %s" % words,
+            "Sign in there: podstack %sauth login" % option,
+            ["The address is from %s" % effective.origin],
         )
 
 
@@ -5181,7 +5189,7 @@ def check_values(cx, findings):
 def check_keychain(cx, findings):
     """Add whether the keychain answers, where this profile uses it."""
     try:
-        if (cx.settings.get("storage") or default_storage(cx.app)) != "keyring":
+        if cx.settings.get("storage") != "keyring":
             return
         started = time.monotonic()
         open_keychain(cx.app).read(keychain_account(cx.settings, cx.settings.profile().name))
@@ -5266,7 +5274,7 @@ class Key:
         if self.name not in accepted:
             guess = did_you_mean(self.name, accepted)
             raise UsageError("Unknown key '%s'%s" % (text, guess), "Keys: %s" % ", ".join(accepted))
-        if self.profile:
+        if self.profile is not None:
             accept("A profile", self.profile, read_profile_name)
         self.setting = SETTING_KEYS.get(self.name)
 

@@ -579,8 +579,8 @@ def test_a_stored_token_goes_only_to_the_endpoint_it_is_for(cli, api, config):
     done = cli("auth", "status", code=4)
     assert done.err == (
         "Error: The token of profile 'default' is for https://api.podstack.ai, not for %s\n"
-        "Sign in there: podstack --profile NAME auth login (or unset PODSTACK_API_ENDPOINT)\n"
-        % api.url
+        "Sign in there: podstack auth login\n"
+        "The address is from PODSTACK_API_ENDPOINT\n" % api.url
     )
     assert api.requests == []
 
