@@ -2171,15 +2171,16 @@ class Settings:
 
 KEYCHAIN_SERVICE = "podstack"
 KEYCHAIN_WAIT = "Waiting for your keyring to be unlocked ..."
-NO_KEYRING = "or keep the token in the config file: podstack auth login --no-keyring"
+NO_KEYRING = "Or keep the token in the config file: podstack auth login --no-keyring"
+UNLOCK = 'read -rs P; printf %s "$P" | gnome-keyring-daemon --replace --unlock'
 PROBE_PAYLOAD = "ps1." + "0" * 2044
 SECRET_TOOL_ERRORS = (
     ("autolaunch D-Bus", "there is no D-Bus session here", "Start one: dbus-run-session"),
     ("Could not connect", "the D-Bus session does not answer", "Start one: dbus-run-session"),
     ("not provided by any", "no keyring service is installed", "Install gnome-keyring"),
     ("Timeout was reached", "the keyring service does not start", "Restart gnome-keyring"),
-    ("locked", "it is locked", "Unlock it: gnome-keyring-daemon --unlock"),
-    ("Object does not exist", "there is no login keyring", "Create one with your desktop's tool"),
+    ("locked", "it is locked", "Unlock it: " + UNLOCK),
+    ("Object does not exist", "there is no login keyring", "Create it: " + UNLOCK),
     ("too long", "the login is too long for it", "Generate a shorter token"),
 )
 SECURITY_ERRORS = {
@@ -2196,7 +2197,7 @@ SECURITY_ERRORS = {
 
 
 def keychain_error(problem, advice):
-    return KeychainError("Cannot use the keyring: %s" % problem, "%s, %s" % (advice, NO_KEYRING))
+    return KeychainError("Cannot use the keyring: %s" % problem, advice, [NO_KEYRING])
 
 
 def call_keychain(app, argv, stdin=None, env=None):

@@ -1,0 +1,437 @@
+"""The Linux keyring: `--use-keyring` against a real gnome-keyring on a session bus of its own.
+
+Between podstack and the real secret-tool stands a script that notes every child's arguments and
+environment: no token may turn up there, nor in a file, nor on the screen.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import sandbox
+from conftest import USER, need
+
+import podstack
+
+OTHER = "psk_sandbox_other"
+NO_KEYRING = "Or keep the token in the config file: podstack auth login --no-keyring\n"
+UNLOCKED = "printf 'a password' | gnome-keyring-daemon --unlock --components=secrets --daemonize"
+UNLOCK = 'read -rs P; printf %s "$P" | gnome-keyring-daemon --replace --unlock'
+STARTED = "gnome-keyring-daemon --start --components=secrets --daemonize"
+BARE_BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>session</type><listen>unix:tmpdir=/tmp</listen>%s
+<policy context="default"><allow send_destination="*" eavesdrop="true"/>
+<allow eavesdrop="true"/><allow own="*"/></policy></busconfig>
+"""
+SECRET_NAME = "org.freedesktop.secrets"
+
+
+class Session:
+    """A session bus with what `setup` starts on it, until `end`."""
+
+    def __init__(self, home, setup, bus="", display=None):
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "LC_ALL": "C.UTF-8",
+            "XDG_RUNTIME_DIR": str(home / "run"),
+            "XDG_DATA_HOME": str(home / ".local" / "share"),
+            "XDG_CONFIG_HOME": str(home / ".config"),
+            "XDG_CACHE_HOME": str(home / ".cache"),
+        }
+        if display:
+            environ["DISPLAY"] = display
+        for folder in ("run", ".local/share/keyrings", ".cache"):
+            (home / folder).mkdir(parents=True, exist_ok=True)
+        (home / "run").chmod(0o700)
+        script = '%s >&2; echo "$DBUS_SESSION_BUS_ADDRESS"; read -r _' % (setup or ":")
+        options = ["--config-file", str(bus)] if bus else []
+        self.process = subprocess.Popen(
+            ["dbus-run-session"] + options + ["--", "sh", "-c", script], env=environ,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        self.address = self.process.stdout.readline().decode().strip()
+        assert self.address, "no session bus"
+        self.env = dict(environ, DBUS_SESSION_BUS_ADDRESS=self.address)
+
+    def ask(self, *words):
+        """The answer of the bus itself, as dbus-send prints it."""
+        argv = ["dbus-send", "--session", "--print-reply", "--dest=org.freedesktop.DBus"]
+        argv += ["/org/freedesktop/DBus"] + ["org.freedesktop.DBus." + words[0]] + list(words[1:])
+        done = subprocess.run(argv, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        return done.stdout.decode()
+
+    def owner(self, name):
+        """The process that has a name on the bus, or None."""
+        found = re.search(r"uint32 (\d+)", self.ask("GetConnectionUnixProcessID", "string:" + name))
+        return int(found.group(1)) if found else None
+
+    def end(self):
+        if self.process:
+            self.process.communicate()
+            self.process = None
+
+
+class Machine:
+    """The test's home with a keyring, and what the children of podstack were given there."""
+
+    def __init__(self, home, monkeypatch, tmp_path):
+        self.home, self.monkeypatch, self.session = home, monkeypatch, None
+        self.bin, self.seen = tmp_path / "bin", tmp_path / "seen"
+        self.bin.mkdir()
+        self.seen.write_bytes(b"")
+        self.real = shutil.which("secret-tool")
+        self.original_path = os.environ["PATH"]
+        self.wrap('exec "%s" "$@"' % self.real)
+        monkeypatch.setenv("PATH", "%s:%s" % (self.bin, self.original_path))
+
+    def wrap(self, script):
+        """Let `secret-tool` be a shell script that first notes its arguments and environment."""
+        tool = self.bin / "secret-tool"
+        note = '{ cat /proc/$$/cmdline; env; } >>"%s"\n' % self.seen
+        tool.write_text("#!/bin/sh\n" + note + script + "\n")
+        tool.chmod(0o755)
+
+    def start(self, setup, **options):
+        """Begin another session on this home, and end the one before."""
+        self.end()
+        self.session = Session(self.home, setup, **options)
+        for name in ("DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR", "XDG_DATA_HOME"):
+            self.monkeypatch.setenv(name, self.session.env[name])
+        return self.session
+
+    def end(self):
+        if self.session:
+            self.session.end()
+            self.session = None
+
+    def item(self, account="default"):
+        """What the keyring holds for an account: the payload, or None."""
+        words = ["lookup", "--", "service", "podstack", "account", account]
+        done = subprocess.run(
+            [self.real] + words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60
+        )
+        assert done.stderr == b""
+        return None if done.returncode else done.stdout.decode()
+
+    def items(self):
+        """The accounts of all our items."""
+        words = ["search", "--all", "--", "service", "podstack"]
+        done = subprocess.run(
+            [self.real] + words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60
+        )
+        return sorted(re.findall(r"attribute.account = (.*)", done.stderr.decode()))
+
+
+@pytest.fixture
+def machine(home, monkeypatch, tmp_path):
+    need("secret-tool", "gnome-keyring-daemon", "dbus-run-session")
+    made = Machine(home, monkeypatch, tmp_path)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def keyring(machine, api):
+    """An unlocked keyring; at the end no token was in a child's hands or left in a file."""
+    machine.start(UNLOCKED)
+    yield machine
+    machine.end()
+    search_for_tokens(machine, api)
+
+
+def search_for_tokens(machine, api, but=()):
+    """Fail where a token stands in the arguments or environment of a child, or in a file."""
+    secrets = [USER, OTHER] + [name for name in api.tokens if name.startswith("psa_")]
+    secrets += list(api.refresh_tokens)
+    places = {"the children of podstack": machine.seen.read_bytes()}
+    for folder, _, names in os.walk(str(machine.home)):
+        for path in (os.path.join(folder, name) for name in names):
+            if os.path.isfile(path) and path not in map(str, but):
+                with open(path, "rb") as stream:
+                    places[path] = stream.read()
+    for place, data in places.items():
+        for secret in secrets + ["ps1."]:
+            assert secret.encode() not in data, (place, secret)
+    assert places["the children of podstack"].count(b"secret-tool") > 0
+
+
+@pytest.fixture
+def browser(monkeypatch):
+    """BROWSER is the sandbox's person, who approves."""
+    monkeypatch.setenv("BROWSER", "%s %s person" % (sys.executable, sandbox.__file__))
+
+
+def login(cli, *options, token=USER, **more):
+    return cli("auth", "login", "--token", "-", *options, stdin=token + "\n", **more)
+
+
+def kept(config):
+    return podstack.yaml_load(config.read_text())["auth"]
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
+
+
+# -- what is stored, and where
+
+
+def test_a_token_is_kept_in_the_keyring_and_used_from_there(api, cli, config, keyring):
+    done = login(cli, "--use-keyring")
+    assert done.out == ""
+    assert done.err == (
+        "Signed in as user@example.com\nProfile 'default': token stored in the keyring\n"
+    )
+    assert kept(config) == {
+        "endpoint": api.url,
+        "email": "user@example.com",
+        "storage": "keyring",
+    }
+    assert re.match(r"ps1\.[A-Za-z0-9_=-]+$", keyring.item())
+    assert keyring.items() == ["default"]
+    assert cli("auth", "whoami").out == "user@example.com\n"
+    assert cli("auth", "status").out.startswith("Authenticated as: user@example.com\n")
+    assert cli("auth", "status", "-o", "json").json["token_source"] == "keyring"
+    assert cli("auth", "token").out == USER + "\n"
+    assert cli("auth", "list", "-o", "json").json[0]["storage"] == "keyring"
+    assert re.search(r"^Source +profile 'default' in keyring$", cli("auth", "token-info").out, re.M)
+    assert USER not in cli("config", "show").out
+    assert cli("auth", "logout").err == "Logged out of profile 'default'\n"
+    assert keyring.items() == []
+    assert kept(config) == {"storage": "keyring"}
+    assert cli("auth", "logout").err == "Profile 'default' was not signed in\n"
+    assert cli("auth", "whoami", code=4).error == "Error: Not authenticated"
+
+
+def test_a_browser_login_lives_and_ends_in_the_keyring(api, cli, config, keyring, browser):
+    done = cli("auth", "login", "--use-keyring", "--browser", "--debug")
+    assert "token stored in the keyring" in done.err
+    first = keyring.item()
+    assert set(kept(config)) == {"endpoint", "issuer", "email", "expires", "storage"}
+    done = cli("auth", "refresh", "--debug")
+    assert done.out == "Token expires: %s\n" % kept(config)["expires"][:10]
+    for secret in list(api.tokens) + list(api.refresh_tokens) + [first, keyring.item()]:
+        assert secret not in done.err
+    assert api.refreshes == 1 and keyring.item() != first
+    assert keyring.items() == ["default"]
+    cli("auth", "whoami")
+    cli("auth", "revoke", "--yes")
+    assert keyring.items() == []
+    assert not [token for token in api.tokens if token.startswith("psa_")]
+    assert cli("auth", "whoami", code=4).error == "Error: Not authenticated"
+
+
+def test_a_refused_token_is_renewed_in_the_keyring(api, cli, config, keyring, browser):
+    cli("auth", "login", "--use-keyring", "--browser")
+    before = keyring.item()
+    for token in [token for token in api.tokens if token.startswith("psa_")]:
+        del api.tokens[token]
+    assert cli("auth", "whoami").out == "user@example.com\n"
+    assert (api.refreshes, api.reuses) == (1, 0)
+    assert keyring.item() != before
+
+
+def test_a_new_login_cleans_the_other_place(api, cli, config, keyring):
+    config.write_text("# mine\nauth:\n  token: %s  # old\n  endpoint: %s\n" % (OTHER, api.url))
+    config.chmod(0o600)
+    done = login(cli, "--use-keyring")
+    assert "Replaced the login of this profile\n" in done.err
+    assert OTHER not in config.read_text() and USER not in config.read_text()
+    assert config.read_text().startswith("# mine\nauth:\n")
+    assert keyring.items() == ["default"]
+    done = login(cli, "--no-keyring", token=OTHER)
+    assert "Replaced the login of user@example.com\n" in done.err
+    assert "token stored in %s\n" % config in done.err
+    assert keyring.items() == []
+    assert kept(config)["token"] == OTHER and kept(config)["storage"] == "file"
+    login(cli, "--use-keyring")
+    assert OTHER not in config.read_text() and kept(config)["storage"] == "keyring"
+
+
+def test_the_place_is_remembered(api, cli, config, keyring):
+    login(cli, "--use-keyring")
+    login(cli, token=OTHER)
+    assert "token" not in kept(config) and keyring.items() == ["default"]
+    assert cli("auth", "token").out == OTHER + "\n"
+    cli("auth", "logout")
+    login(cli)
+    assert keyring.items() == ["default"]
+    login(cli, env={"PODSTACK_STORAGE": "file"})
+    assert kept(config)["storage"] == "file" and keyring.items() == []
+    login(cli, "--use-keyring", env={"PODSTACK_STORAGE": "file"})
+    assert kept(config)["storage"] == "keyring" and keyring.items() == ["default"]
+
+
+def test_the_environment_chooses_the_place(api, cli, config, keyring):
+    login(cli, env={"PODSTACK_STORAGE": "keyring"})
+    assert keyring.items() == ["default"] and kept(config)["storage"] == "keyring"
+    done = login(cli, code=2, env={"PODSTACK_STORAGE": "cloud"})
+    assert done.error == "Error: PODSTACK_STORAGE must be file or keyring, not 'cloud'"
+    done = login(cli, "--use-keyring", "--no-keyring", code=2)
+    assert done.error == "Error: --use-keyring and --no-keyring exclude each other"
+
+
+def test_profiles_and_config_files_have_items_of_their_own(api, cli, config, keyring, tmp_path):
+    second = {"PODSTACK_CONFIG": str(tmp_path / "second.yaml")}
+    login(cli, "--use-keyring")
+    login(cli, "--use-keyring", token=OTHER, env=second)
+    login(cli, "--use-keyring", "--profile", "work", token=OTHER)
+    accounts = keyring.items()
+    assert accounts[0] == "default" and accounts[2] == "work"
+    assert re.match(r"default@[0-9a-f]{12}$", accounts[1])
+    link = tmp_path / "link.yaml"
+    link.symlink_to(tmp_path / "second.yaml")
+    for env, email in (
+        ({}, "user@example.com"),
+        (second, "other@example.com"),
+        ({"PODSTACK_CONFIG": str(link)}, "other@example.com"),
+        ({"PODSTACK_PROFILE": "work"}, "other@example.com"),
+    ):
+        assert cli("auth", "whoami", env=env).out == email + "\n"
+    cli("auth", "logout", env=second)
+    assert keyring.items() == ["default", "work"]
+    cli("config", "delete-profile", "work", "--yes")
+    assert keyring.items() == ["default"]
+    cli("auth", "logout", "--all")
+    assert keyring.items() == []
+
+
+def test_a_login_never_touches_the_item_of_another_profile(api, cli, config, keyring, browser):
+    """The item that proves the keyring writable has a name that no profile can have."""
+    for name in ("work-probe", "work.probe", "workprobe"):
+        login(cli, "--use-keyring", "--profile", name, code=None)
+    before = keyring.items()
+    cli("auth", "login", "--use-keyring", "--browser", "--profile", "work")
+    cli("auth", "refresh", "--profile", "work")
+    assert keyring.items() == sorted(before + ["work"])
+    assert cli("auth", "whoami", "--profile", "work-probe").out == "user@example.com\n"
+
+
+def test_an_item_that_is_gone_means_signed_out(api, cli, config, keyring):
+    login(cli, "--use-keyring")
+    words = ["clear", "--", "service", "podstack", "account", "default"]
+    subprocess.check_call([keyring.real] + words)
+    assert cli("auth", "whoami", code=4).error == "Error: Not authenticated"
+    assert cli("auth", "logout").err == "Logged out of profile 'default'\n"
+    login(cli)
+    assert keyring.items() == ["default"]
+
+
+# -- what does not fit
+
+LETTERS = podstack.NAME_LETTERS + "-_"
+
+
+def long_token(size):
+    """A token that does not compress."""
+    import random
+
+    chosen = random.Random(size)
+    return "psk_" + "".join(chosen.choice(LETTERS) for _ in range(size - 4))
+
+
+def test_a_login_that_is_too_long_is_refused_and_nothing_changes(api, cli, config, keyring):
+    fits, too_long = long_token(7900), long_token(8200)
+    for token in (fits, too_long):
+        account = api.account_of("user@example.com")
+        api.tokens[token] = sandbox.Token(token, account, api.clock.now())
+    login(cli, "--use-keyring", token=fits)
+    before, item = config.read_bytes(), keyring.item()
+    done = login(cli, token=too_long, code=1)
+    assert done.err == (
+        "Error: Cannot use the keyring: the login is too long for it\n"
+        "Generate a shorter token\n" + NO_KEYRING
+    )
+    assert config.read_bytes() == before and keyring.item() == item
+    assert cli("auth", "token").out == fits + "\n"
+
+
+# -- a keyring that does not serve
+
+SITUATIONS = {
+    "not-installed": (
+        "secret-tool is not installed",
+        "Install it (Debian: libsecret-tools, Fedora: libsecret)",
+    ),
+    "no-bus": ("there is no D-Bus session here", "Start one: dbus-run-session"),
+    "dead-bus": ("the D-Bus session does not answer", "Start one: dbus-run-session"),
+    "no-provider": ("no keyring service is installed", "Install gnome-keyring"),
+    "no-login-keyring": ("there is no login keyring", "Create it: " + UNLOCK),
+    "locked": ("it is locked", "Unlock it: " + UNLOCK),
+}
+
+
+def enter(situation, machine, monkeypatch, tmp_path):
+    """Bring the machine into a situation in which its keyring does not serve."""
+    machine.end()
+    for name in ("DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if situation == "not-installed":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    elif situation == "dead-bus":
+        monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=%s/none" % tmp_path)
+    elif situation == "no-provider":
+        bus = tmp_path / "bus.conf"
+        bus.write_text(BARE_BUS % "")
+        machine.start("", bus=bus)
+    elif situation == "no-login-keyring":
+        for path in (machine.home / ".local/share/keyrings").iterdir():
+            path.unlink()
+        machine.start(STARTED)
+    elif situation == "locked":
+        machine.start(STARTED)
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_a_keyring_that_does_not_serve_is_an_error_and_never_plain_text(
+    api, cli, config, machine, monkeypatch, tmp_path, browser, situation
+):
+    problem, advice = SITUATIONS[situation]
+    error = "Error: Cannot use the keyring: %s\n%s\n%s" % (problem, advice, NO_KEYRING)
+    machine.start(UNLOCKED)
+    login(cli, "--use-keyring")
+    before = config.read_bytes()
+    enter(situation, machine, monkeypatch, tmp_path)
+    assert login(cli, code=1).err == error  # the choice is remembered
+    new = {"PODSTACK_CONFIG": str(tmp_path / "new.yaml")}
+    assert login(cli, code=1, env=dict(new, PODSTACK_STORAGE="keyring")).err == error
+    asked = len(api.calls())
+    assert cli("auth", "login", "--browser", "--use-keyring", code=1).err == error
+    assert not api.calls("GET", "/oauth/authorize") and len(api.calls()) == asked + 2
+    if situation != "no-login-keyring":  # there the item is gone
+        for words in (["auth", "whoami"], ["auth", "logout"], ["auth", "token"], ["pod", "list"]):
+            assert cli(*words, code=1).err == error
+    assert cli("auth", "list").code == 0
+    assert config.read_bytes() == before
+    assert not (tmp_path / "new.yaml").exists()
+    done = login(cli, "--no-keyring")
+    shown = "Warning: the keyring still holds the earlier login: Cannot use the keyring: "
+    assert (shown + problem in done.err) == (situation != "no-login-keyring")
+    assert kept(config)["token"] == USER
+    search_for_tokens(machine, api, but=[config])
+
+
+@pytest.mark.parametrize("setup", [UNLOCKED, None], ids=["locked", "no-login-keyring"])
+def test_the_advice_mends_it(api, cli, config, machine, setup):
+    if setup:
+        machine.start(setup)
+        login(cli, "--use-keyring")
+    machine.start(STARTED)
+    advice = login(cli, "--use-keyring", code=1).err.splitlines()[1].partition(": ")[2]
+    done = subprocess.run(
+        ["bash", "-c", advice], input=b"a password\n", env=machine.session.env,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0
+    login(cli, "--use-keyring")
+    assert cli("auth", "whoami").out == "user@example.com\n"
+    assert machine.items() == ["default"]
