@@ -2232,7 +2232,7 @@ class SecretService:
         for mark, problem, advice in SECRET_TOOL_ERRORS:
             if mark in text:
                 return keychain_error(problem, advice)
-        first = printable(text.splitlines()[0]) if text else "secret-tool failed"
+        first = printable(text.splitlines()[0][:200]) if text else "secret-tool failed"
         return keychain_error(first, "Check it with: secret-tool search service podstack")
 
     def is_absent(self, account):

@@ -4,16 +4,22 @@ Between podstack and the real secret-tool stands a script that notes every child
 environment: no token may turn up there, nor in a file, nor on the screen.
 """
 
+import base64
+import json
 import os
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
+import zlib
 
 import pytest
 import sandbox
-from conftest import USER, need
+from conftest import PODSTACK, USER, need
 
 import podstack
 
@@ -203,7 +209,9 @@ def test_a_token_is_kept_in_the_keyring_and_used_from_there(api, cli, config, ke
     assert cli("auth", "status", "-o", "json").json["token_source"] == "keyring"
     assert cli("auth", "token").out == USER + "\n"
     assert cli("auth", "list", "-o", "json").json[0]["storage"] == "keyring"
-    assert re.search(r"^Source +profile 'default' in keyring$", cli("auth", "token-info").out, re.M)
+    assert re.search(
+        r"^Source: +profile 'default' in keyring$", cli("auth", "token-info").out, re.M
+    )
     assert USER not in cli("config", "show").out
     assert cli("auth", "logout").err == "Logged out of profile 'default'\n"
     assert keyring.items() == []
@@ -333,8 +341,6 @@ LETTERS = podstack.NAME_LETTERS + "-_"
 
 def long_token(size):
     """A token that does not compress."""
-    import random
-
     chosen = random.Random(size)
     return "psk_" + "".join(chosen.choice(LETTERS) for _ in range(size - 4))
 
@@ -435,3 +441,342 @@ def test_the_advice_mends_it(api, cli, config, machine, setup):
     login(cli, "--use-keyring")
     assert cli("auth", "whoami").out == "user@example.com\n"
     assert machine.items() == ["default"]
+
+
+# -- a keyring that does not answer
+
+
+def frozen(machine):
+    """A keyring service that has the name and never answers."""
+    session = machine.start(UNLOCKED)
+    os.kill(session.owner(SECRET_NAME), signal.SIGSTOP)
+    return session
+
+
+def thaw(machine):
+    os.kill(machine.session.owner(SECRET_NAME), signal.SIGCONT)
+
+
+@pytest.fixture
+def display():
+    """A screen that nobody looks at."""
+    need("Xvfb")
+    reader, writer = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(writer), "-screen", "0", "640x480x24", "-nolisten", "tcp"],
+        pass_fds=[writer], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        number = stream.readline().strip()
+    yield ":" + number
+    server.terminate()
+    server.wait()
+
+
+PROMPTER = "org.gnome.keyring.SystemPrompter"
+
+
+def test_without_a_terminal_no_prompt_is_raised_by_reading(api, cli, config, machine, display):
+    machine.start(UNLOCKED)
+    login(cli, "--use-keyring")
+    session = machine.start(STARTED, display=display)
+    for words in (["auth", "whoami"], ["auth", "token"], ["auth", "refresh"], ["auth", "logout"]):
+        assert cli(*words, code=1).error == "Error: Cannot use the keyring: it is locked"
+    assert session.owner(PROMPTER) is None
+
+
+def test_on_a_terminal_the_prompt_is_waited_for(api, config, cli, machine, display, terminal):
+    machine.start(UNLOCKED)
+    login(cli, "--use-keyring")
+    session = machine.start(STARTED, display=display)
+    screen = terminal("auth", "whoami")
+    screen.expect(r"Waiting for your keyring to be unlocked \.\.\.")
+    wait_for(lambda: session.owner(PROMPTER))
+    screen.type("\x03")
+    assert screen.end() == 130
+    assert "Traceback" not in screen.shown
+
+
+SILENT = (
+    "Error: Cannot use the keyring: it does not answer\nUnlock it, then try again\n" + NO_KEYRING
+)
+
+
+def timed(cli, *words, **more):
+    started = time.monotonic()
+    done = cli(*words, **more)
+    return done, time.monotonic() - started
+
+
+@pytest.mark.slow
+def test_without_a_terminal_a_silent_keyring_is_given_ten_seconds(api, cli, config, machine):
+    machine.start(UNLOCKED)
+    login(cli, "--use-keyring")
+    before = config.read_bytes()
+    frozen(machine)
+    for words in (["auth", "whoami"], ["auth", "login", "--token", USER], ["auth", "logout"]):
+        done, spent = timed(cli, *words, code=1)
+        assert done.err == "Waiting for your keyring to be unlocked ...\n" + SILENT
+        assert 9.5 < spent < 20
+    assert config.read_bytes() == before
+    thaw(machine)
+    assert cli("auth", "whoami").out == "user@example.com\n"
+
+
+@pytest.mark.slow
+def test_without_a_terminal_an_unanswered_prompt_is_given_ten_seconds(
+    api, cli, config, machine, display
+):
+    machine.start(UNLOCKED)
+    login(cli, "--use-keyring")
+    before = config.read_bytes()
+    machine.start(STARTED, display=display)
+    done, spent = timed(cli, "auth", "login", "--token", USER, code=1)
+    assert done.err.endswith(SILENT) and 9.5 < spent < 20
+    assert config.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_on_a_terminal_an_unanswered_prompt_is_given_a_minute(
+    api, cli, config, machine, display, terminal
+):
+    machine.start(UNLOCKED)
+    login(cli, "--use-keyring")
+    machine.start(STARTED, display=display)
+    started = time.monotonic()
+    screen = terminal("auth", "whoami")
+    assert screen.end(120) == 1
+    assert 59 < time.monotonic() - started < 80
+    assert "Error: Cannot use the keyring: it does not answer" in screen.shown
+
+
+@pytest.mark.slow
+def test_on_a_terminal_a_service_that_does_not_start_is_named(
+    api, config, machine, terminal, tmp_path
+):
+    services = tmp_path / "services"
+    services.mkdir()
+    service = "[D-BUS Service]\nName=%s\nExec=/bin/sleep 600\n" % SECRET_NAME
+    (services / "secrets.service").write_text(service)
+    bus = tmp_path / "bus.conf"
+    bus.write_text(BARE_BUS % ("<servicedir>%s</servicedir>" % services))
+    machine.start("", bus=bus)
+    screen = terminal("auth", "login", "--token", USER, "--use-keyring")
+    assert screen.end(90) == 1
+    assert "Error: Cannot use the keyring: the keyring service does not start" in screen.shown
+    assert not config.exists()
+
+
+# -- many at once, and interruptions
+
+
+def expire(api, config):
+    """Let the access tokens be past their time, here and at the server."""
+    config.write_text(re.sub(r"expires: .*", "expires: 2020-01-01T00:00:00Z", config.read_text()))
+    for token in list(api.tokens):
+        if token.startswith("psa_"):
+            del api.tokens[token]
+
+
+def at_once(count, *words, env=None):
+    """Run `count` processes at once; returns [(code, stdout, stderr)]."""
+    ends, together = [], threading.Barrier(count)
+
+    def run(number):
+        more = env(number) if env else {}
+        together.wait()
+        done = subprocess.run(
+            [sys.executable, "-B", PODSTACK] + list(words), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, **more),
+        )  # fmt: skip
+        ends.append((done.returncode, done.stdout.decode(), done.stderr.decode()))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return ends
+
+
+@pytest.mark.slow
+def test_ten_processes_spend_a_refresh_token_of_the_keyring_once(
+    api, cli, config, keyring, browser
+):
+    cli("auth", "login", "--use-keyring", "--browser")
+    expire(api, config)
+    api.next("/oauth/token", delay=1)
+    assert at_once(10, "auth", "whoami") == [(0, "user@example.com\n", "")] * 10
+    assert (api.refreshes, api.reuses) == (1, 0)
+    assert keyring.items() == ["default"]
+    cli("auth", "refresh")
+
+
+@pytest.mark.slow
+def test_logins_at_once_leave_one_whole_login(api, cli, config, keyring, browser):
+    login(cli, "--use-keyring", token=OTHER)
+    ends = at_once(6, "auth", "login", "--browser", "--use-keyring")
+    assert [code for code, _, _ in ends] == [0] * 6, ends
+    assert keyring.items() == ["default"]
+    assert cli("auth", "whoami").out == "user@example.com\n"
+    cli("auth", "refresh")
+    assert api.reuses == 0
+
+
+def test_ctrl_c_lets_the_keyring_store_the_new_pair(
+    api, cli, config, keyring, browser, terminal, tmp_path
+):
+    """On a terminal Ctrl-C reaches every child, but not the one that is storing."""
+    cli("auth", "login", "--use-keyring", "--browser")
+    expire(api, config)
+    before, started, go = keyring.item(), tmp_path / "started", tmp_path / "go"
+    keyring.wrap(
+        'case "$*" in store*probe*) ;; store*) : >"%s"\n'
+        'until [ -e "%s" ]; do sleep 0.05; done;; esac\n'
+        'exec "%s" "$@"' % (started, go, keyring.real)
+    )
+    screen = terminal("auth", "whoami")
+    wait_for(started.exists)
+    screen.type("\x03")
+    screen.expect(r"\^C")
+    go.write_text("")
+    assert screen.end() == 130
+    assert "LOST" not in screen.shown
+    assert keyring.item() != before
+    assert cli("auth", "whoami").out == "user@example.com\n"
+    assert api.refreshes == 1
+
+
+# -- a keyring that lies
+
+
+def stub(machine, api, config, script):
+    """A profile whose login is in the keyring, and a secret-tool that is a shell script."""
+    config.write_text("auth:\n  endpoint: %s\n  storage: keyring\n" % api.url)
+    config.chmod(0o600)
+    machine.wrap(script)
+
+
+def packed(value):
+    data = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return b"ps1." + base64.urlsafe_b64encode(zlib.compress(data))
+
+
+GOOD = packed({"token": USER})
+LONE = {"token": USER, "refresh_token": "\ud800"}
+SHAPES = [
+    b"", b" ", b"\n", b"ps1.", b"ps1", b"ps2." + GOOD[4:], b"PS1." + GOOD[4:], GOOD[4:],
+    USER.encode(),
+    b"go-keyring-base64:" + base64.b64encode(USER.encode()), b"\0", b"\0" + GOOD, GOOD + b"\0",
+    GOOD + b"\n", b"\n" + GOOD, GOOD + GOOD, GOOD[:-1], GOOD[:-5], GOOD[:20], GOOD + b"=",
+    GOOD + b"AAAA", b"\xef\xbb\xbf" + GOOD, b"\xff\xfe", "ps1.\u00e9".encode(), b"\x1b[31mred",
+    GOOD.replace(b"ps1.", b"ps1.\xc2\xa0"), GOOD.hex().encode(), b"ps1." + GOOD.hex().encode(),
+    b"ps1." + base64.urlsafe_b64encode(json.dumps({"token": USER}).encode()), b"ps1.!!!!",
+    b"ps1." + b"A" * 4_000_000, b"x" * 20_000_000, packed(b""), packed(b"null"), packed(b"{"),
+    packed(b"\xff\xfe"), packed([]), packed([USER]), packed(USER), packed(7), packed(True),
+    packed({}), packed({"token": None}), packed({"token": ""}), packed({"token": 5}),
+    packed({"token": [USER]}), packed({"token": {"a": 1}}), packed({"token": "two words"}),
+    packed({"token": USER + "\n"}), packed({"token": "\r\nX-Evil: 1"}),
+    packed({"token": "caf\u00e9"}),
+    packed({"token": "\ud800"}), packed({"token": "\x1b[2J"}), packed({"token": "\0"}),
+    packed({"Token": USER}), packed(b'{"token": 1e999}'), packed(b"[" * 100_000),
+    packed(b'{"a":' * 50_000), packed(b"1" * 500_000), packed(b" " * 50_000_000),
+    packed(b'{"token": "' + b"a" * 30_000_000 + b'"}'), b"ps1." + base64.urlsafe_b64encode(
+        zlib.compress(zlib.compress(json.dumps({"token": USER}).encode()))),
+]  # fmt: skip
+STILL_GOOD = [
+    GOOD,
+    packed({"token": USER, "refresh_token": None}),
+    packed({"token": USER, "refresh_token": ["psr_x"]}),
+    packed({"token": USER, "refresh_token": 7}),
+    packed(LONE),
+    packed({"token": USER, "more": {"of": ["a", "later", "version"]}}),
+    packed(b'\n {"token": "x", "token": "' + USER.encode() + b'"} '),
+]
+
+
+def mutations(count):
+    """Copies of a good payload with a few bytes changed, always the same ones."""
+    chance = random.Random(2026)
+    for _ in range(count):
+        data = bytearray(GOOD)
+        for _ in range(chance.randint(1, 3)):
+            at = chance.randrange(len(data))
+            what = chance.randrange(3)
+            if what == 0:
+                data[at] = chance.randrange(256)
+            elif what == 1:
+                del data[at]
+            else:
+                data[at:at] = bytes([chance.randrange(256)])
+        yield bytes(data)
+
+
+def test_a_hundred_hostile_answers_give_the_right_value_or_one_error(
+    api, cli, config, machine, tmp_path
+):
+    answer = tmp_path / "answer"
+    stub(
+        machine, api, config, 'case "$1" in search) echo "secret = x";; *) cat "%s";; esac' % answer
+    )
+    before, right, wrong = config.read_bytes(), 0, 0
+    for payload in SHAPES + STILL_GOOD + list(mutations(60)):
+        answer.write_bytes(payload)
+        done = cli("auth", "token", code=None)
+        assert "This is a bug" not in done.err and "\x1b" not in done.err + done.out
+        if done.code == 0:
+            assert done.out == USER + "\n", payload
+            right += 1
+            continue
+        assert (done.code, done.out) == (1, ""), payload
+        assert done.error == (
+            "Error: Cannot use the keyring: its item for this profile is not one of ours"
+        )
+        assert payload not in STILL_GOOD
+        shown = payload.decode("utf-8", "replace").strip()
+        assert len(shown) < 8 or shown not in done.err
+        wrong += 1
+    assert wrong + right >= 120 and right >= len(STILL_GOOD)
+    assert config.read_bytes() == before and not api.requests
+
+
+LIES = [
+    pytest.param("store) cat >/dev/null; echo 'secret-tool: password is too long' >&2",
+                 "the login is too long for it", id="cut-with-exit-0"),
+    pytest.param("store) cat >/dev/null; echo 'secret-tool: \033[1mbroken' >&2; exit 1",
+                 r"secret-tool: \x1b[1mbroken", id="unknown-words"),
+    pytest.param("store) cat >/dev/null; exit 1", "secret-tool failed", id="without-a-word"),
+    pytest.param("store) exit 0", "it does not give back what it was given", id="kept-nothing"),
+    pytest.param("store) cat >/dev/null;; search) echo 'secret = x';; lookup) printf ps1.other",
+                 "it does not give back what it was given", id="kept-another"),
+    pytest.param("store) cat >/dev/null;; search) echo 'secret = x';; lookup) exit 1",
+                 "it is locked", id="not-readable"),
+    pytest.param("*) exit 2", "secret-tool failed", id="usage"),
+    pytest.param("*) kill -9 $$", "secret-tool failed", id="killed"),
+    pytest.param("*) cat >/dev/null; head -c 3000000 /dev/zero | tr '\\0' x >&2",
+                 "x" * 60, id="chatter"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("script, problem", LIES)
+def test_what_is_not_stored_whole_is_an_error_and_the_old_login_stays(
+    api, cli, config, machine, script, problem
+):
+    machine.wrap('case "$1" in %s;; esac' % script)
+    config.write_text("auth:\n  token: %s\n  endpoint: %s\n" % (OTHER, api.url))
+    config.chmod(0o600)
+    before = config.read_bytes()
+    done = login(cli, "--use-keyring", code=1)
+    assert done.error.startswith("Error: Cannot use the keyring: " + problem)
+    assert len(done.err) < 1000 and "ps1." not in done.err
+    assert config.read_bytes() == before
+    assert cli("auth", "whoami").out == "other@example.com\n"
+
+
+def test_a_delete_that_did_nothing_keeps_the_record(api, cli, config, machine):
+    stub(machine, api, config, 'case "$1" in search) echo "secret = x";; esac')
+    before = config.read_bytes()
+    done = cli("auth", "logout", code=1)
+    assert done.error == "Error: Cannot use the keyring: it is locked"
+    assert config.read_bytes() == before
