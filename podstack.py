@@ -2308,9 +2308,8 @@ class MacKeychain:
 
     def write(self, account, payload):
         """Store the payload through `security -i`, so that no argument list ever holds it."""
-        words = ("-a", account, "-s", KEYCHAIN_SERVICE, "-l", "podstack (%s)" % account)
-        quoted = " ".join(word if word[0] == "-" else self.quote(word) for word in words)
-        line = "add-generic-password -U %s -w %s\n" % (quoted, self.quote(payload))
+        words = (account, KEYCHAIN_SERVICE, "podstack (%s)" % account, payload)
+        line = "add-generic-password -U -a %s -s %s -l %s -w %s\n" % tuple(map(self.quote, words))
         if len(line.encode("utf-8")) > 4095:
             raise keychain_error("the login is too long for it", "Generate a shorter token")
         done = call_keychain(self.app, [self.program, "-i"], line.encode("utf-8"))

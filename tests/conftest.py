@@ -38,6 +38,9 @@ from sandbox import Sandbox  # noqa: E402
 
 import podstack  # noqa: E402
 
+# A shell lets what it runs in the background ignore Ctrl-C, and so would everything started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def find_pythons():
     """Every interpreter from 3.6 on that is installed here, as {version: path}."""
