@@ -428,7 +428,8 @@ def one_of(*choices):
 
 def is_token(text):
     """Tell whether `text` can be a token at all: one line of visible ASCII without spaces."""
-    return isinstance(text, str) and bool(text) and all("!" <= char <= "~" for char in text)
+    fits = isinstance(text, str) and 0 < len(text) <= MAX_TOKEN_LETTERS
+    return fits and all("!" <= char <= "~" for char in text)
 
 
 def percent_encode(text):
@@ -4788,7 +4789,7 @@ def read_token(app, text):
     elif text == "-":
         text = app.stdin.read(MAX_TOKEN_LETTERS + 2) if app.stdin else ""
     text = app.guard(text.strip())
-    if is_token(text) and len(text) <= MAX_TOKEN_LETTERS:
+    if is_token(text):
         return text
     raise UsageError(
         "The token must be one line of visible ASCII" if text else "The token is empty",
@@ -4962,9 +4963,9 @@ def auth_refresh(cx, args):
     profile = cx.settings.profile()
     cx.config.require()
     stored = stored_credential(cx.settings, profile)
-    if stored is None:
+    if stored is None and not profile.get("token_command"):
         raise NoLogin()
-    if not stored.login.refresh_token:
+    if stored is None or not stored.login.refresh_token:
         raise PodError(
             "This token cannot be refreshed",
             "Generate a new token in the dashboard (%s), or run: podstack auth login"
