@@ -449,8 +449,8 @@ def test_the_advice_mends_it(api, cli, config, machine, setup):
 def frozen(machine):
     """A keyring service that has the name and never answers."""
     session = machine.start(UNLOCKED)
+    wait_for(lambda: session.owner(SECRET_NAME))
     os.kill(session.owner(SECRET_NAME), signal.SIGSTOP)
-    return session
 
 
 def thaw(machine):
@@ -545,7 +545,7 @@ def test_on_a_terminal_an_unanswered_prompt_is_given_a_minute(
     login(cli, "--use-keyring")
     machine.start(STARTED, display=display)
     started = time.monotonic()
-    screen = terminal("auth", "whoami")
+    screen = terminal("auth", "whoami", "--no-color")
     assert screen.end(120) == 1
     assert 59 < time.monotonic() - started < 80
     assert "Error: Cannot use the keyring: it does not answer" in screen.shown
@@ -562,7 +562,7 @@ def test_on_a_terminal_a_service_that_does_not_start_is_named(
     bus = tmp_path / "bus.conf"
     bus.write_text(BARE_BUS % ("<servicedir>%s</servicedir>" % services))
     machine.start("", bus=bus)
-    screen = terminal("auth", "login", "--token", USER, "--use-keyring")
+    screen = terminal("auth", "login", "--token", USER, "--use-keyring", "--no-color")
     assert screen.end(90) == 1
     assert "Error: Cannot use the keyring: the keyring service does not start" in screen.shown
     assert not config.exists()
