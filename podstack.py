@@ -2018,6 +2018,9 @@ def edit_text(config, changes):
         return text
     except YamlError as error:
         raise ConfigError("%s:%d:%d: %s" % (config.path, error.line, error.column, error))
+    except ValueError:  # a lone surrogate: bytes from the command line that are no text here
+        hint = "Type UTF-8, and set LC_ALL=C.UTF-8 or another UTF-8 locale"
+        raise UsageError("The command line is not text in this locale", hint)
 
 
 def not_accepted(what, error, text):
@@ -6928,7 +6931,6 @@ def main(argv, app):
         app.complain("")
         return 130
     except BrokenPipeError:
-        app.stdout = None
         return 1
     except OSError as error:
         report(app, PodError("%s" % (error.strerror or error)))
