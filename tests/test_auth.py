@@ -7,9 +7,11 @@ import json
 import os
 import re
 import stat
+import subprocess
+import sys
 
 import pytest
-from conftest import USER
+from conftest import PODSTACK, USER
 
 import podstack
 
@@ -127,24 +129,12 @@ def test_an_odd_token_is_refused_before_anything_is_sent(
 
 
 def test_a_closed_stdin_holds_no_token(api, config):
-    words = 'exec "$0" -B "$1" auth login --token - <&-'
-    run = podstack_shell(words)
-    assert run == (2, "", "Error: The token is empty\nGenerate one in the dashboard "
-                   "(Account > API Tokens)\n")  # fmt: skip
-
-
-def podstack_shell(words):
-    """Run a line of shell in which $0 is Python and $1 podstack.py; (code, out, err)."""
-    import subprocess
-    import sys
-
-    from conftest import PODSTACK
-
     done = subprocess.run(
-        ["sh", "-c", words, sys.executable, PODSTACK], stdin=subprocess.DEVNULL,
+        ["sh", "-c", 'exec "$0" -B "$1" auth login --token - <&-', sys.executable, PODSTACK],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60,
     )  # fmt: skip
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"Error: The token is empty\n")
 
 
 def test_no_verify_stores_a_token_unchecked(cli, api, config):
@@ -567,6 +557,27 @@ def test_an_environment_token_that_is_none_is_never_sent(cli, api, config, value
     done = cli("auth", "status", env={"PODSTACK_API_TOKEN": value}, code=4)
     assert done.err == ("Error: PODSTACK_API_TOKEN is not one line of visible ASCII\n" + GENERATE)
     assert api.requests == []
+
+
+@pytest.mark.parametrize("token", ['"psk one"', '"psk_\\n1"', "psk_\u00fc", '"psk_\\e[31m"'])
+def test_a_stored_token_that_is_none_is_never_sent(cli, api, config, token):
+    text = "auth:\n  token: %s\n  endpoint: %s\n" % (token, api.url)
+    write(config, text)
+    for words in ("auth status", "auth token", "pod list", "auth refresh", "auth revoke --yes"):
+        done = cli(*words.split(), code=1)
+        assert (done.out, done.err) == ("", (
+            "Error: %s:2:3: auth.token is not one line of visible ASCII\n"
+            "Mend it, or set PODSTACK_CONFIG to another file\n" % config
+        ))  # fmt: skip
+    assert (config.read_text(), api.requests) == (text, [])
+    cli("auth", "logout")
+    assert config.read_text() == ""
+
+
+def test_a_login_mends_a_stored_token_that_is_none(cli, api, config):
+    write(config, 'auth:\n  token: "psk one"\n')
+    cli("auth", "login", "--token", USER)
+    assert cli("auth", "whoami").out == "user@example.com\n"
 
 
 def test_an_environment_token_may_end_in_a_newline(cli, api):
