@@ -236,17 +236,21 @@ def cut_to_width(text, width):
 
 
 def table_lines(header, rows, limit=0):
-    """Return the lines of an aligned table; with `limit` the widest columns give way to fit it."""
-    cells = [[printable(cell) for cell in row] for row in [header] + rows]
-    widths = [max(display_width(row[i]) for row in cells) for i in range(len(header))]
+    """Yield the lines of an aligned table; with `limit` the widest columns give way to fit it.
+
+    A row waits as one text: as a list of cells a long table takes three times the memory.
+    """
+    widths, packed = [len(name) for name in header], ["\0".join(header)]
+    for row in rows:
+        cells = [printable(cell) for cell in row]
+        widths = [max(width, display_width(cell)) for width, cell in zip(widths, cells)]
+        packed.append("\0".join(cells))
     while limit and sum(widths) + 2 * (len(widths) - 1) > limit and max(widths) > 8:
         widths[widths.index(max(widths))] -= 1
-    lines = []
-    for row in cells:
-        fitted = [cut_to_width(cell, width) for cell, width in zip(row, widths)]
+    for line in packed:
+        fitted = [cut_to_width(cell, width) for cell, width in zip(line.split("\0"), widths)]
         padded = [cell + " " * (width - display_width(cell)) for cell, width in zip(fitted, widths)]
-        lines.append("  ".join(padded).rstrip())
-    return lines
+        yield "  ".join(padded).rstrip()
 
 
 def mask(token):
@@ -1173,6 +1177,12 @@ class App:
         self.clear_status()
         self.stdout.write(text)
 
+    def write_bytes(self, data):
+        """Write a part of the answer that is not text to stdout, as it is."""
+        self.write("")
+        self.stdout.flush()
+        self.stdout.buffer.write(data)
+
     def complain(self, *lines, label=""):
         """Write lines to stderr whatever --quiet says; the `label` before each may be coloured."""
         if self.stderr is None:
@@ -1200,34 +1210,39 @@ class App:
             for line in redact_names(redact(text, self.secrets)).splitlines():
                 self.complain("debug: " + line)
 
+    @property
+    def redraws(self):
+        """Tell whether a line on stderr can be replaced by the next."""
+        return self.is_terminal(self.stderr) and self.env("TERM") != "dumb"
+
     def status(self, text):
         """Show where a wait stands: in place on a terminal, a line per change elsewhere."""
         if self.quiet or self.stderr is None or text == self.status_shown:
             return
-        if self.is_terminal(self.stderr):
-            self.stderr.write("\r\x1b[2K" + printable(text))
+        if self.redraws:
+            fitted = cut_to_width(printable(text), terminal_width(self.stderr) - 1)
+            self.stderr.write("\r\x1b[2K" + fitted)
             self.stderr.flush()
-            self.status_shown = text
         else:
             self.complain(text)
-            self.status_shown = text
+        self.status_shown = text
 
     def countdown(self, what, left):
         """Show a wait with the time that is left; once where lines cannot be replaced."""
         shown = "%s: %d:%02d left" % (what, left // 60, left % 60)
-        if self.is_terminal(self.stderr):
+        if self.redraws:
             self.status(shown)
         elif self.status_shown != what:
             self.status_shown = what
             self.say(shown)
 
     def countup(self, what, count):
-        """Show how far a long reading is, on a terminal only."""
-        if self.is_terminal(self.stderr):
-            self.status("%s: %d" % (what, count))
+        """Show how far a long work is, where lines can be replaced."""
+        if self.redraws:
+            self.status("%s: %s" % (what, count))
 
     def clear_status(self):
-        if self.status_shown is not None and self.is_terminal(self.stderr):
+        if self.status_shown is not None and self.redraws:
             self.stderr.write("\r\x1b[2K")
             self.status_shown = None
 
@@ -1248,12 +1263,7 @@ class App:
     @property
     def columns(self):
         """The width of the terminal on stdout; 0 where it is none."""
-        if not self.is_terminal(self.stdout):
-            return 0
-        try:
-            return os.get_terminal_size(self.stdout.fileno()).columns
-        except (OSError, ValueError):
-            return 80
+        return terminal_width(self.stdout) if self.is_terminal(self.stdout) else 0
 
     def confirm(self, question, flag="--yes"):
         """Return when the user agrees; raises UsageError without a terminal to ask on."""
@@ -1264,7 +1274,10 @@ class App:
         self.clear_status()
         self.stderr.write(printable(question) + " [y/N] ")
         self.stderr.flush()
-        if self.stdin.readline().strip().lower() not in ("y", "yes"):
+        answer = self.stdin.readline()
+        if not answer.endswith("\n"):
+            self.complain("")
+        if answer.strip().lower() not in ("y", "yes"):
             raise PodError("Nothing done")
 
     def ask_secret(self, prompt):
@@ -1340,24 +1353,67 @@ class App:
         end_process(process)
         raise TimeoutError("no answer within %d s" % timeout)
 
-    def hand_over(self, argv, stdin=None, stdout=None, timeout=None):
-        """Run a program on our own streams and return its exit code (128 + signal when killed)."""
+    def hand_over(self, argv, stdin=None, timeout=None):
+        """Run a program on our own streams and return its exit code (128 + signal when killed).
+
+        Ctrl-C and a request to end are the program's to answer, not ours.
+        """
         import signal
         import subprocess
 
         self.flush()
-        # A handler, not SIG_IGN: exec resets it, so that Ctrl-C ends the child and not us.
-        before = signal.signal(signal.SIGINT, lambda *_: None)
+        running, caught = [], []
+
+        def pass_on(number, _):
+            caught.append(number)
+            for process in running:
+                if not self.is_windows:  # there the console tells both of us
+                    process.send_signal(number)
+
+        # Handlers, not SIG_IGN: exec resets them, so that the program does not ignore what we do.
+        numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+        before = [(number, signal.signal(number, pass_on)) for number in numbers if number]
         try:
-            process = subprocess.Popen(argv, stdin=stdin, stdout=stdout, env=self.child_environ())
+            process = subprocess.Popen(argv, stdin=stdin, env=self.child_environ())
+            running.append(process)
             try:
                 code = process.wait(timeout)
             except subprocess.TimeoutExpired:
-                end_process(process)
-                raise PodError("No end within %g s" % timeout)
+                process.terminate()  # not kill: ssh has the terminal's modes to restore
+                process.wait()
+                raise PodError("The command has not ended within %g s" % timeout)
+            if caught and code == 255:  # what ssh makes of a signal
+                return 128 + caught[0]
             return code if code >= 0 else 128 - code
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, old in before:
+                signal.signal(number, old)
+
+    def pipe(self, argv, feed=None, drain=None):
+        """Run a program while `feed` writes its stdin or `drain` reads its stdout.
+
+        Returns its exit code; its stderr is ours.
+        """
+        import subprocess
+
+        self.flush()
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if drain else subprocess.DEVNULL,
+            env=self.child_environ(),
+        )
+        try:
+            try:
+                with process.stdin or process.stdout as stream:
+                    (feed or drain)(stream)
+            except BrokenPipeError:
+                self.debug("it has stopped reading")
+            return process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
 
     def flush(self):
         for stream in (self.stdout, self.stderr):
@@ -1435,6 +1491,14 @@ def lenient_stream(stream, errors):
     if stream is None or not hasattr(stream, "buffer"):
         return stream
     return io.TextIOWrapper(stream.buffer, stream.encoding, errors, line_buffering=stream.isatty())
+
+
+def terminal_width(stream):
+    """Return the width of the terminal that `stream` is."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def end_process(process):
@@ -4123,6 +4187,10 @@ def looks_like_id(word):
     return word.startswith(POD_ID_PREFIXES) or is_uuid
 
 
+def pod_path(pod_id, more=""):
+    return "/pods/" + path_segment(pod_id) + more
+
+
 def unwrap_object(body, name):
     """Return the object of an answer, bare or wrapped once under its name or `data`."""
     for key in (name, "data"):
@@ -4284,27 +4352,29 @@ class Api:
     # -- lists
 
     def pages(self, name, path, query=(), limit=None, in_project=False):
-        """Yield a list's rows page by page, in order; later pages are fetched in parallel.
+        """Yield a list's rows page by page, in order, at most `limit` in all.
 
-        Threads pay only where the round trip is long, so the first page's time decides.
+        What the page before held already is left out, since lists move while they are read, and
+        a page that brings nothing new ends the list, however many the service speaks of.
         """
-        size = min(limit or PAGE_SIZE, PAGE_SIZE)
+        size = -(-limit // -(-limit // PAGE_SIZE)) if limit else PAGE_SIZE
 
         def fetch(page):
             asked = list(query) + [("page", page), ("limit", size)]
-            return unwrap_list(self.send("GET", path, asked, in_project=in_project).json(), name)
+            answer = self.send("GET", path, asked, in_project=in_project)
+            rows, told = unwrap_list(answer.json(), name)
+            last = last_page(told, page, len(rows), size)
+            return rows, min(last, -(-limit // (len(rows) or 1))) if limit else last
 
-        started = time.monotonic()
-        rows, told = fetch(1)
-        is_slow = time.monotonic() - started > 0.015
-        last = page_count(told, len(rows), size)
-        if limit and rows:
-            last = min(last, -(-limit // len(rows)))
-        yield rows[:limit] if limit else rows
-        seen = len(rows)
-        for rows, _ in fetch_pages(fetch, last, PARALLEL_PAGES if is_slow else 1):
-            yield rows[: max(0, limit - seen)] if limit else rows
-            seen += len(rows)
+        before, left = [], limit
+        for rows in read_pages(fetch):
+            fresh = rows_not_in(before, rows)
+            if not fresh:
+                return
+            yield fresh[:left]
+            before, left = rows, left and left - len(fresh)
+            if limit and left <= 0:
+                return
 
     def every(self, name, path, query=(), in_project=False):
         """Yield every row of a list."""
@@ -4352,80 +4422,102 @@ class Api:
         return found[0]
 
     def on_pod(self, word, act):
-        """Return `act(path, what)` for the pod that a user's word means, by id or by name."""
+        """Return `act(id, what)` for the pod that a user's word means, by id or by name."""
         what = "pod '%s'" % word
         if looks_like_id(word):
             try:
-                return act("/pods/" + path_segment(word), what)
+                return act(word, what)
             except NotFound:
                 pass
         pod_id = self.pod_by_name(word).get("id")
         if not isinstance(pod_id, str):
             raise Unreachable("Podstack's answer is not understood (a pod without id)")
-        return act("/pods/" + path_segment(pod_id), what)
+        return act(pod_id, what)
 
     def pod(self, word):
         """Return the pod that a user's word means; by name, the list holds it already."""
         if not looks_like_id(word):
             return self.pod_by_name(word)
-        return self.on_pod(word, lambda path, what: self.pod_at(path, what))
+        return self.on_pod(word, self.pod_by_id)
 
-    def pod_at(self, path, what):
-        return self.object("pod", "GET", path, what=what, in_project=True)
+    def pod_by_id(self, pod_id, what):
+        return self.object("pod", "GET", pod_path(pod_id), what=what, in_project=True)
+
+    def pod_metrics(self, word):
+        return self.on_pod(
+            word,
+            lambda pod_id, what: self.object(
+                "metrics", "GET", pod_path(pod_id, "/metrics"), what=what, in_project=True
+            ),
+        )
 
     def pod_action(self, word, verb, body=None):
         return self.on_pod(
             word,
-            lambda path, what: self.object(
-                "pod", "POST", "%s/%s" % (path, verb), body=body, what=what, in_project=True
+            lambda pod_id, what: self.object(
+                "pod", "POST", pod_path(pod_id, "/" + verb), body=body, what=what, in_project=True
             ),
         )
 
     def delete_pod(self, word, force):
-        query = [("force", "true")] if force else []
-        self.on_pod(
-            word,
-            lambda path, what: self.send("DELETE", path, query, what=what, in_project=True),
-        )
+        """Delete a pod and return what is known of it."""
+
+        def delete(pod_id, what):
+            query = [("force", "true")] if force else []
+            self.send("DELETE", pod_path(pod_id), query, what=what, in_project=True)
+            return {"id": pod_id, "name": word, "status": "stopping"}
+
+        return self.on_pod(word, delete)
 
     def pod_logs(self, word, query, follow):
         """Yield the text of a pod's log as bytes, as it arrives."""
         silence = 86400 if follow else 120
 
-        def open_log(path, what):
-            path += "/logs"
+        def open_log(pod_id, what):
+            path = pod_path(pod_id, "/logs")
             return self.send("GET", path, query, what=what, in_project=True, silence=silence)
 
         return self.on_pod(word, open_log).pieces
 
 
-def page_count(told, rows, size):
-    """Return how many pages a list has, from its pagination object."""
+def last_page(told, page, rows, size):
+    """Return the number of a list's last page, by its pagination object or by a full page."""
 
     def number(key):
         value = told.get(key)
         return value if isinstance(value, int) and 0 < value < 10**9 else 0
 
-    return number("pages") or -(-number("total") // (number("limit") or rows or size))
+    last = number("pages") or -(-number("total") // (number("limit") or size))
+    return last or (page + 1 if rows >= size else page)
 
 
-def fetch_pages(fetch, last, workers):
-    """Yield `fetch(page)` for pages 2 to `last` in order, at most `workers` at a time."""
+def rows_not_in(before, rows):
+    """Return those of a page's rows that the page before did not hold."""
+    known = [row["id"] for row in before if row.get("id") is not None]
+    return [] if rows == before else [row for row in rows if row.get("id") not in known]
+
+
+def read_pages(fetch):
+    """Yield the rows of page 1, 2, ...; `fetch(page)` returns them and the last page's number.
+
+    Later pages are fetched ahead, in parallel where the round trip is long: the first page's time
+    tells.
+    """
+    started = time.monotonic()
+    rows, last = fetch(1)
+    workers = PARALLEL_PAGES if time.monotonic() - started > 0.015 else 1
+    yield rows
     if last < 2:
-        return
-    if workers == 1:
-        for page in range(2, last + 1):
-            yield fetch(page)
         return
     from concurrent.futures import ThreadPoolExecutor
 
-    pool = ThreadPoolExecutor(workers)
+    pool, page, waiting = ThreadPoolExecutor(workers), 1, []
     try:
-        waiting = [pool.submit(fetch, page) for page in range(2, min(last, workers + 1) + 1)]
-        for page in range(2, last + 1):
-            rows = waiting.pop(0).result()
-            if page + workers <= last:
-                waiting.append(pool.submit(fetch, page + workers))
+        while page < last:
+            while len(waiting) < min(workers, last - page):
+                waiting.append(pool.submit(fetch, page + 1 + len(waiting)))
+            page += 1
+            rows, last = waiting.pop(0).result()
             yield rows
     finally:
         pool.shutdown(wait=False)  # so that Ctrl-C does not wait for eight slow answers
@@ -4449,8 +4541,9 @@ def parse_ssh_command(text):
     Of that text only a host, a user and a port are taken, and only in plain letters: it comes from
     the service, and an option in it (-oProxyCommand=...) would run a program here.
     """
-    refused = PodError("The pod's ssh_command is not one that is followed: %s" % printable(text))
-    words = text.split(" ") if isinstance(text, str) and is_token(text.replace(" ", "")) else []
+    refused = PodError("The pod's ssh_command is not a plain one: %s" % str(text)[:200])
+    plain = isinstance(text, str) and len(text) < 500 and is_token(text.replace(" ", ""))
+    words = text.split(" ") if plain else []
     if len(words) not in (2, 4) or words[0] != "ssh":
         raise refused
     port = "22"
@@ -4657,18 +4750,26 @@ def print_rows(cx, pages, columns, wide=()):
         for rows in pages:
             for row in rows:
                 cx.app.out(row.get("id", row.get("name", "-")))
-    elif form in ("json", "yaml"):
-        print_streamed(cx, pages, form)
-    else:
-        columns = columns + (wide if form == "wide" else ())
-        names = [name for name, _ in columns]
-        started, cells = time.monotonic(), []
-        for rows in pages:
-            cells += [[show(row) for _, show in columns] for row in rows]
-            if time.monotonic() - started > 1:
-                cx.app.countup("Reading", len(cells))
-        for line in table_lines(names, cells, 0 if form == "wide" else cx.app.columns):
-            cx.app.out(line)
+        return
+    if form in ("json", "yaml"):
+        print_streamed(cx, counted(cx, pages, streamed=True), form)
+        return
+    columns = columns + (wide if form == "wide" else ())
+    cells = ([show(row) for _, show in columns] for rows in counted(cx, pages) for row in rows)
+    limit = 0 if form == "wide" else cx.app.columns
+    for line in table_lines([name for name, _ in columns], cells, limit):
+        cx.app.out(line)
+
+
+def counted(cx, pages, streamed=False):
+    """Yield `pages`, telling how far they are where nothing else shows that for a second."""
+    started, count = time.monotonic(), 0
+    silent = streamed and cx.app.is_terminal(cx.app.stdout)
+    for rows in pages:
+        count += len(rows)
+        if not silent and time.monotonic() - started > 1:
+            cx.app.countup("Reading", count)
+        yield rows
 
 
 def print_streamed(cx, pages, form):
@@ -4696,7 +4797,7 @@ def print_object(cx, value, lines):
         return
     width = max(len(label) for label, _ in lines) + 2
     for label, text in lines:
-        cx.app.out("%s%s" % ((label + ":").ljust(width), printable(text)))
+        cx.app.out("%s%s" % ((label + ":").ljust(width), text))
 
 
 def field(name, default="-"):
@@ -5572,6 +5673,18 @@ def project_create(cx, args):
         store_project(cx, args.name)
 
 
+def flat_fields(value, name=""):
+    """Return (dotted name, text) for each thing in a value, however deep; nothing for None."""
+    if isinstance(value, (dict, list)):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        found = [flat_fields(inner, "%s.%s" % (name, key) if name else str(key))
+                 for key, inner in pairs]  # fmt: skip
+        return [pair for pairs in found for pair in pairs]
+    if value is None:
+        return [(name, "-")] if name else []
+    return [(name, value if isinstance(value, str) else json_dump(value, indent=None))]
+
+
 def print_created(cx, made):
     """Print what a create made: its id alone when quiet, all of it for json and yaml."""
     form = chosen_output(cx)
@@ -5726,13 +5839,13 @@ def pod_get(cx, args):
     """Show a pod's details."""
     pod = cx.api.pod(args.name)
     print_pod(cx, pod)
-    state = pod.get("status")
+    between = {"json": "", "yaml": "---\n"}.get(chosen_output(cx), "\n")
     while args.watch:
         cx.app.flush()
         cx.app.sleep(2)
-        pod = cx.api.pod_at("/pods/" + path_segment(str(pod.get("id"))), "pod '%s'" % args.name)
-        if pod.get("status") != state:
-            state = pod.get("status")
+        before, pod = pod, cx.api.pod_by_id(str(pod.get("id")), "pod '%s'" % args.name)
+        if pod.get("status") != before.get("status"):
+            cx.app.write(between)
             print_pod(cx, pod)
 
 
@@ -5746,8 +5859,8 @@ def print_pod(cx, pod):
         ("CPU", field("cpu")(pod)),
         ("Memory", size_of("memory", "GB")(pod)),
         ("Disk", size_of("disk", "GB")(pod)),
-        ("Ports", ", ".join(map(str, pod.get("ports") or [])) or "-"),
-        ("Labels", ", ".join("%s=%s" % pair for pair in (pod.get("labels") or {}).items()) or "-"),
+        ("Ports", ", ".join(text for _, text in flat_fields(pod.get("ports"))) or "-"),
+        ("Labels", ", ".join("%s=%s" % pair for pair in flat_fields(pod.get("labels"))) or "-"),
         ("Project", field("project_id")(pod)),
         ("Created", format_date(pod.get("created_at"))),
         ("SSH", field("ssh_command")(pod)),
@@ -5757,54 +5870,73 @@ def print_pod(cx, pod):
 
 
 def wait_for_state(cx, pod, target, timeout):
-    """Return the pod once it is `target` (`gone` for deleted); raises PodError on failure."""
-    name, path = pod.get("name") or pod.get("id"), "/pods/" + path_segment(str(pod.get("id")))
+    """Return the pod once it is `target` (`gone` for deleted); raises PodError on failure.
+
+    A service that does not answer is asked again, too, until the time is up.
+    """
+    name = pod.get("name") or pod.get("id")
     deadline, pause = time.monotonic() + timeout, 0.5
     while True:
         state = pod.get("status")
         cx.app.status("pod '%s': %s" % (name, state))
         if state == target:
             return pod
-        if state == "failed":
+        if state == "failed" and target != "gone":
             raise PodError("pod '%s' has failed" % name, "See: podstack pod logs %s" % name)
-        if time.monotonic() + pause > deadline:
+        left = deadline - time.monotonic()
+        if left <= 0:
             raise PodError("pod '%s' is still %s after %g s" % (name, state, timeout))
-        cx.app.sleep(pause)
+        cx.app.sleep(min(pause, left))
         pause = min(pause * 1.5, 10)
         try:
-            pod = cx.api.pod_at(path, "pod '%s'" % name)
+            pod = cx.api.pod_by_id(str(pod.get("id")), "pod '%s'" % name)
         except NotFound:
             if target == "gone":
                 return pod
             raise
+        except Unreachable as error:
+            cx.app.debug(error.message)
+            pod = dict(pod, status="unreachable")
 
 
-def each_pod(cx, names, act):
-    """Do `act(name)` for every name, tell of each failure, and fail at the end where one did."""
-    failures = []
-    for name in names:
+def each_of(cx, things, act, failures):
+    """Return what `act` makes of each thing; failures are told at once and added to the list.
+
+    Where there is but one thing its failure is raised, and a bad token always is.
+    """
+    made = []
+    for thing in things:
         try:
-            act(name)
+            made.append(act(thing))
         except PodError as error:
-            if len(names) == 1 or isinstance(error, AuthError):
+            if len(things) == 1 and not failures or isinstance(error, AuthError):
                 raise
             cx.app.complain(error.message, label="Error: ")
             failures.append(error)
+    return made
+
+
+def change_pods(cx, args, act, words, target):
+    """Do `act(name)` for each pod, then wait for all of them; `words` say so before and after."""
+
+    def change(name):
+        pod = act(name)
+        cx.app.say("%s pod '%s'" % (words[0], pod.get("name") or name))
+        return pod
+
+    def wait(pod):
+        wait_for_state(cx, pod, target, args.timeout)
+        cx.app.say("%s pod '%s'" % (words[1], pod.get("name") or pod.get("id")))
+
+    failures = []
+    pods = each_of(cx, args.name, change, failures)
+    if args.wait:
+        each_of(cx, pods, wait, failures)
     if failures:
-        last = failures[-1]
-        error = PodError("%d of %s failed" % (len(failures), plural(len(names), "pod")))
-        error.code = last.code
+        error = PodError("%d of %s failed" % (len(failures), plural(len(args.name), "pod")))
+        codes = {failure.code for failure in failures}
+        error.code = codes.pop() if len(codes) == 1 else PodError.code
         raise error
-
-
-def change_pods(cx, args, verb, done, target, body=None):
-    def act(name):
-        pod = cx.api.pod_action(name, verb, body)
-        if args.wait:
-            wait_for_state(cx, pod, target, args.timeout)
-        cx.app.say("%s pod '%s'" % (done, printable(pod.get("name") or name)))
-
-    each_pod(cx, args.name, act)
 
 
 @command(
@@ -5816,7 +5948,8 @@ def change_pods(cx, args, verb, done, target, body=None):
 )
 def pod_start(cx, args):
     """Start one or more stopped pods."""
-    change_pods(cx, args, "start", "Started", "running")
+    words = ("Starting", "Started")
+    change_pods(cx, args, lambda name: cx.api.pod_action(name, "start"), words, "running")
 
 
 @command(
@@ -5829,7 +5962,8 @@ def pod_start(cx, args):
 )
 def pod_stop(cx, args):
     """Stop one or more pods."""
-    change_pods(cx, args, "stop", "Stopped", "stopped", {"force": args.force})
+    body, words = {"force": args.force}, ("Stopping", "Stopped")
+    change_pods(cx, args, lambda name: cx.api.pod_action(name, "stop", body), words, "stopped")
 
 
 @command(
@@ -5841,7 +5975,8 @@ def pod_stop(cx, args):
 )
 def pod_restart(cx, args):
     """Restart one or more pods."""
-    change_pods(cx, args, "restart", "Restarted", "running")
+    words = ("Restarting", "Restarted")
+    change_pods(cx, args, lambda name: cx.api.pod_action(name, "restart"), words, "running")
 
 
 @command(
@@ -5861,14 +5996,8 @@ def pod_delete(cx, args):
         listed = ", ".join("'%s'" % name for name in args.name)
         cx.confirm("Delete %s and all data on it?" % listed, "--yes or --force")
 
-    def act(name):
-        pod = cx.api.pod(name) if args.wait else None
-        cx.api.delete_pod(name, args.force)
-        if args.wait:
-            wait_for_state(cx, pod, "gone", args.timeout)
-        cx.app.say("Deleted pod '%s'" % printable(name))
-
-    each_pod(cx, args.name, act)
+    words = ("Deleting" if args.wait else "Deleted", "Deleted")
+    change_pods(cx, args, lambda name: cx.api.delete_pod(name, args.force), words, "gone")
 
 
 # -- pod: what it does
@@ -5887,21 +6016,25 @@ def pod_logs(cx, args):
     """Show a pod's log, as it stands or as it grows."""
     query = [("tail", args.tail), ("since", since_time(args.since, cx.app.now()))]
     query.append(("follow", "true" if args.follow else None))
-    safe = cx.app.is_terminal(cx.app.stdout)
+    chunks = cx.api.pod_logs(args.name, query, args.follow)
+    if not cx.app.is_terminal(cx.app.stdout):
+        for chunk in chunks:
+            cx.app.write_bytes(chunk)
+            cx.app.flush()
+        return
     rest = b""
-    for chunk in cx.api.pod_logs(args.name, query, args.follow):
+    for chunk in chunks:
         lines = (rest + chunk).split(b"\n")
         rest = lines.pop()
         for line in lines:
-            print_log(cx.app, line, safe)
+            print_log_line(cx.app, line)
         cx.app.flush()
     if rest:
-        print_log(cx.app, rest, safe)
+        print_log_line(cx.app, rest)
 
 
-def print_log(app, line, safe):
-    text = line.decode("utf-8", "replace")
-    app.write((printable_log(text.rstrip("\r")) if safe else text) + "\n")
+def print_log_line(app, line):
+    app.write(printable_log(line.decode("utf-8", "replace").rstrip("\r")) + "\n")
 
 
 def since_time(text, now):
@@ -5926,16 +6059,14 @@ def since_time(text, now):
 )
 def pod_events(cx, args):
     """Show a pod's events."""
-    body = cx.api.on_pod(
-        args.name,
-        lambda path, what: cx.api.send("GET", path + "/events", what=what, in_project=True).json(),
-    )
+    path = pod_path(str(cx.api.pod(args.name).get("id")), "/events")
     columns = (
         ("TIME", lambda row: str(row.get("created_at") or row.get("time") or "-")),
         ("TYPE", field("type")),
+        ("REASON", field("reason")),
         ("MESSAGE", field("message")),
     )
-    print_rows(cx, [unwrap_list(body, "events")[0]], columns)
+    print_rows(cx, cx.api.pages("events", path, in_project=True), columns)
 
 
 @command(
@@ -5946,42 +6077,35 @@ def pod_events(cx, args):
 )
 def pod_metrics(cx, args):
     """Show a pod's current metrics."""
-    metrics = cx.api.on_pod(
-        args.name,
-        lambda path, what: cx.api.object(
-            "metrics", "GET", path + "/metrics", what=what, in_project=True
-        ),
-    )
-    lines = [(str(name), flat_text(value)) for name, value in metrics.items()]
-    print_object(cx, metrics, lines or [("metrics", "-")])
-
-
-def flat_text(value):
-    if value is None:
-        return "-"
-    return value if isinstance(value, str) else json_dump(value, indent=None)
+    metrics = cx.api.pod_metrics(args.name)
+    print_object(cx, metrics, flat_fields(metrics) or [("metrics", "-")])
 
 
 # -- pod: into it, through OpenSSH
 
 
-def ssh_words(cx, name, program="ssh"):
-    """Return (program with its connection options, host) for a pod."""
-    path = cx.app.which(program)
+def ssh_to(cx, name, *options):
+    """Return the words that run the system's ssh with `options`, up to the pod's host."""
+    path = cx.app.which("ssh")
     if path is None:
-        raise PodError("%s is not installed" % program, "Install OpenSSH's client")
-    target = parse_ssh_command(cx.api.pod(name).get("ssh_command"))
-    words = [path, "-p" if program == "ssh" else "-P", target.port]
-    if target.user:
-        words += ["-o", "User=" + target.user]
-    return words, target.host
+        raise PodError("ssh is not installed", "Install OpenSSH's client")
+    pod = cx.api.pod(name)
+    if not pod.get("ssh_command"):
+        raise PodError(
+            "pod '%s' cannot be connected to: it is %s" % (name, pod.get("status")),
+            "Start it: podstack pod start %s --wait" % name,
+        )
+    target = parse_ssh_command(pod["ssh_command"])
+    user = ["-o", "User=" + target.user] if target.user else []
+    return [path, "-p", target.port] + user + list(options) + ["--", target.host]
 
 
 def remote_words(words):
-    """Return words quoted for the remote shell, so that each arrives as typed."""
-    import shlex
+    """Return words quoted for the remote shell, so that each arrives as typed.
 
-    return " ".join(shlex.quote(word) for word in words)
+    Every word is: shlex.quote leaves `=x` bare, which zsh takes for the path of a program.
+    """
+    return " ".join("'%s'" % word.replace("'", "'\\''") for word in words)
 
 
 def end_like(code):
@@ -5998,8 +6122,7 @@ def end_like(code):
 )
 def pod_ssh(cx, args):
     """Open a shell in a pod with the system's OpenSSH; the exit code is the shell's."""
-    words, host = ssh_words(cx, args.name)
-    end_like(cx.app.hand_over(words + ["--", host]))
+    end_like(cx.app.hand_over(ssh_to(cx, args.name)))
 
 
 @command(
@@ -6009,7 +6132,7 @@ def pod_ssh(cx, args):
     Operand("CMD", "the command and its words, after --", "--"),
     flag("-i --stdin", "pass stdin on"),
     flag("-t --tty", "give it a terminal"),
-    option("--timeout", "S", "end it after this long", read=read_seconds),
+    option("--timeout", "S", "give up after this long", read=read_seconds),
     examples=(
         ("podstack pod exec ci-pod -- nvidia-smi", "its output, its exit code"),
         ("podstack pod exec ci-pod -it -- bash", "a shell"),
@@ -6019,10 +6142,9 @@ def pod_exec(cx, args):
     """Run a command in a pod; each word arrives as typed, the exit code comes back."""
     import subprocess
 
-    words, host = ssh_words(cx, args.name)
-    words += ["-tt" if args.tty else "-T", "--", host, remote_words(args.cmd)]
+    words = ssh_to(cx, args.name, "-t" if args.tty else "-T") + [remote_words(args.cmd)]
     stdin = None if args.stdin or args.tty else subprocess.DEVNULL
-    end_like(cx.app.hand_over(words, stdin=stdin, timeout=args.timeout))
+    end_like(cx.app.hand_over(words, stdin, args.timeout))
 
 
 @command(
@@ -6036,131 +6158,267 @@ def pod_exec(cx, args):
     ),
 )
 def pod_cp(cx, args):
-    """Copy a file or a directory, with modes; nothing partial gets the final name."""
-    source, target = split_place(args.src), split_place(args.dst)
+    """Copy a file or a directory as cp -r does, with modes and links.
+
+    Into a directory that exists it goes under its own name; SRC/. means what is
+    in SRC. Every file gets its final name only when it is whole. The pod needs tar.
+    """
+    source, target = split_place(cx.app, args.src), split_place(cx.app, args.dst)
     if bool(source[0]) == bool(target[0]):
         raise UsageError("One of SRC and DST must be POD:PATH, the other a path here")
+    meter = Meter(cx.app)
     if target[0]:
-        copy_to_pod(cx, source[1], *target)
+        copy_to_pod(cx, meter, source[1], *target)
     else:
-        copy_from_pod(cx, *source, to=target[1])
+        copy_from_pod(cx, meter, *source, target=target[1])
+    cx.app.say("Copied %s to %s (%s)" % (args.src, args.dst, meter.shown))
 
 
-def split_place(text):
-    """Return (pod or None, path): `./a:b` and `/a:b` are paths here."""
+def split_place(app, text):
+    """Return (pod or None, path): `./a:b` and `/a:b` are paths here, as `C:x` is on Windows."""
     pod, mark, path = text.partition(":")
-    if not mark or "/" in pod or not pod or pod in (".", ".."):
+    if not mark or "/" in pod or not pod or (app.is_windows and len(pod) == 1):
         return None, text
     if not path:
         raise UsageError("'%s' names no path in the pod" % printable(text))
-    return pod, path[2:] or "." if path.startswith("~/") else path
+    if path == "~" or path.startswith("~/"):
+        path = "." + path[1:]
+    return pod, path if path.startswith("/") else "./" + path
 
 
-PREPARE_COPY = """set -e
-target=$1 name=$2
-if [ "$3" = to ] && [ -d "$target" ]; then target=${target%%/}/$name; fi
-if [ "$3" = to ]; then place=$(dirname -- "$target"); else place=$target; fi
-[ -e "$place" ] || { echo "$place: no such file or directory" >&2; exit 1; }
-case $place in /*) ;; *) place=$PWD/$place ;; esac
-link=$(mktemp -d /tmp/podstack-cp.XXXXXXXX)
-ln -s -- "$place" "$link/at"
-printf '%s\\n' "$link" "$target"
-""".replace("%%", "%")
-FINISH_COPY = """set -e
-part=$1/at/$2 target=$3
-if [ -d "$part" ] && [ -d "$target" ]; then mv -- "$target" "$part.old"; fi
-mv -f -- "$part" "$target"; rm -rf -- "$part.old"; rm -f -- "$1/at"; rmdir -- "$1"
+def own_name(path):
+    """Return the name that what is at `path` has; `.` where its contents are meant."""
+    name = os.path.basename(path.rstrip("/" + os.sep))
+    return "." if name in ("", "..") else name
+
+
+# A copy is a tar stream through one ssh: no path is ever read as an option, a pattern or shell
+# words, and links stay links. What arrives is laid down in a directory beside its goal, then moved
+# file by file. Each script gets the path as $1, which starts with `/` or `./`. GNU tar would read
+# escapes in a name; its exit code 1 only means that a file has changed meanwhile, as logs do.
+SEND = """\
+[ -e "$1" ] || exit 66
+if [ -d "$1" ]; then set -- "$1" . ""; else set -- "${1%/*}/" "./${1##*/}" h; fi
+cd "$1" || exit 1
+gnu=$(tar --version 2>/dev/null | grep GNU)
+tar ${gnu:+--no-unquote} "-c$3f" - "$2" || { [ $? = 1 ] && [ -n "$gnu" ]; }
 """
-DROP_COPY = 'rm -rf -- "$1/at/$2"; rm -f -- "$1/at"; rmdir -- "$1"'
+RECEIVE = """\
+set -e
+case $1 in */) [ -d "$1" ] || exit 66 ;; esac
+if [ -d "$1" ]; then goal=$1/$2; else goal=$1; fi
+[ -d "${goal%/*}/" ] || exit 66
+part=${goal%/*}/.podstack-$3
+merge() {
+    if [ -d "$1" ] && [ ! -L "$1" ] && [ -d "$2" ]; then
+        for one in "$1"/* "$1"/.[!.]* "$1"/..?*; do
+            if [ -e "$one" ] || [ -L "$one" ]; then merge "$one" "$2/${one##*/}"; fi
+        done
+    elif [ -d "$2" ]; then
+        echo "$2 is a directory" >&2
+        exit 1
+    else
+        mv -f "$1" "$2"
+    fi
+}
+mkdir -m 700 "$part"
+trap 'rm -rf "$part"' EXIT
+trap 'exit 1' HUP INT TERM
+tar -xpof - -C "$part"
+[ -e "$part/end" ]
+merge "$part/new" "$goal"
+"""
 
 
-def remote_script(cx, words, host, script, *operands):
-    """Run a small sh script in the pod and return its output's lines; raises PodError."""
-    command = remote_words(("sh", "-c", script, "podstack") + operands)
-    try:
-        done = cx.app.run(words + ["-T", "--", host, command], timeout=600, inherit=True)
-    except (OSError, TimeoutError) as error:
-        raise PodError("Cannot run ssh: %s" % (getattr(error, "strerror", None) or error))
-    if done.code:
-        raise PodError("The copy has failed in the pod (exit code %d)" % done.code)
-    return done.out.decode("utf-8", "surrogateescape").split("\n")
+class Meter:
+    """A stream that shows how much has gone through it."""
+
+    def __init__(self, app):
+        self.app, self.count, self.told = app, 0, time.monotonic()
+
+    def through(self, stream):
+        self.stream = stream
+        return self
+
+    def write(self, data):
+        self.stream.write(data)
+        self.add(data)
+
+    def read(self, size):
+        data = self.stream.read(size)
+        self.add(data)
+        return data
+
+    def tell(self):
+        return self.count
+
+    def add(self, data):
+        self.count += len(data)
+        if time.monotonic() - self.told > 0.2:
+            self.told = time.monotonic()
+            self.app.countup("Copying", self.shown)
+
+    @property
+    def shown(self):
+        if self.count < 1e6:
+            return "%d kB" % -(-self.count // 1000)
+        return "%.1f MB" % (self.count / 1e6)
 
 
-def scp(cx, name, source, target):
-    words, _ = ssh_words(cx, name, "scp")
-    quiet = [] if cx.app.is_terminal(cx.app.stderr) and not cx.app.quiet else ["-q"]
-    stdout = None if not quiet else 2
-    code = cx.app.hand_over(words + quiet + ["-r", "-p", "--", source, target], stdout=stdout)
+def run_copy(cx, pod, place, script, *operands, **streams):
+    """Run a copy's script in the pod; raises the PodError of its exit code."""
+    words = ssh_to(cx, pod, "-T") + [remote_words(("sh", "-c", script, "podstack") + operands)]
+    code = cx.app.pipe(words, **streams)
+    if code == 66:
+        raise NotFound("%s: no such file or directory in pod '%s'" % (place, pod))
     if code:
-        raise PodError("The copy has failed (scp ended with code %d)" % code)
+        reasons = {127: "it has no tar or no sh", 255: "ssh cannot connect"}
+        raise PodError("The copy has failed (%s)" % reasons.get(code, "exit code %d" % code))
 
 
-def copy_to_pod(cx, source, pod, path):
-    """Copy to a part beside the target, over a link with a plain name, then rename it.
+def copy_to_pod(cx, meter, source, pod, path):
+    def send(stream):
+        try:
+            pack(cx.app, meter.through(stream), source)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            place = error.filename or source
+            raise PodError("Cannot read %s: %s" % (place, error.strerror or error))
 
-    scp's remote side reads a path as shell words in one mode and as a glob in the other: so the
-    only remote path that it is ever given is one of ours.
-    """
-    source = os.path.abspath(source)
-    if not os.path.exists(source):
+    if not os.path.lexists(source):
         raise NotFound("%s does not exist" % source)
-    words, host = ssh_words(cx, pod)
-    part = ".podstack-" + os.urandom(6).hex()
-    base = os.path.basename(source)
-    link, target = remote_script(cx, words, host, PREPARE_COPY, path, base, "to")[:2]
-    check_link(link)
-    try:
-        scp(cx, pod, source, "%s:%s/at/%s" % (host_of(host), link, part))
-        remote_script(cx, words, host, FINISH_COPY, link, part, target)
-    except BaseException:
-        remote_script(cx, words, host, DROP_COPY, link, part)
-        raise
-    cx.app.say("Copied %s to %s:%s" % (printable(source), printable(pod), printable(target)))
+    if os.path.isdir(source):  # which may become `path/`, as with cp
+        path = path.rstrip("/") or "/"
+    part = os.urandom(6).hex()
+    run_copy(cx, pod, path, RECEIVE, path, own_name(source), part, feed=send)
 
 
-def copy_from_pod(cx, pod, path, to):
-    """Copy into a part beside the target here, then rename it."""
-    words, host = ssh_words(cx, pod)
-    target = os.path.abspath(to)
-    if os.path.isdir(target):
-        target = os.path.join(target, os.path.basename(path.rstrip("/")) or "pod")
-    if os.path.isdir(target):
-        raise PodError("%s is there already" % target, "Remove it, or name another")
-    folder = os.path.dirname(target)
+def pack(app, stream, source):
+    """Write a file or a tree as a tar stream: `new`, and `end` when it is whole."""
+    import tarfile
+
+    def entry(member):
+        if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+            app.warn("left out: %s is neither a file nor a directory" % member.name)
+            return None
+        member.uid, member.gid, member.uname, member.gname = 0, 0, "", ""
+        return member
+
+    with tarfile.open(
+        fileobj=stream, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8",
+        errors="surrogateescape",
+    ) as archive:  # fmt: skip
+        archive.add(os.path.realpath(source), "new", filter=entry)
+        archive.addfile(tarfile.TarInfo("end"))
+
+
+def copy_from_pod(cx, meter, pod, path, target):
+    import shutil
+    import tempfile
+
+    goal = os.path.join(target, own_name(path)) if os.path.isdir(target) else target
+    folder = os.path.dirname(goal.rstrip("/" + os.sep)) or "."
     if not os.path.isdir(folder):
         raise NotFound("%s does not exist" % folder)
-    part = os.path.join(folder, ".podstack-" + os.urandom(6).hex())
-    link = remote_script(cx, words, host, PREPARE_COPY, path, "", "from")[0]
-    check_link(link)
+    part, found = None, []
     try:
-        scp(cx, pod, "%s:%s/at" % (host_of(host), link), part)
-        os.replace(part, target)
+        part = tempfile.mkdtemp(prefix=".podstack-", dir=folder)
+
+        def receive(stream):
+            found.append(unpack(cx.app, meter.through(stream), part))
+            while stream.read(65536):
+                pass
+
+        run_copy(cx, pod, path, SEND, path, drain=receive)
+        lay_down(part, found[0], goal)
     except OSError as error:
-        raise PodError("Cannot write %s: %s" % (target, error.strerror))
+        raise PodError("Cannot write %s: %s" % (goal, error.strerror or error))
     finally:
-        remove_tree(part)
-        remote_script(cx, words, host, 'rm -f -- "$1/at"; rmdir -- "$1"', link)
-    cx.app.say("Copied %s:%s to %s" % (printable(pod), printable(path), printable(target)))
+        shutil.rmtree(part or "", ignore_errors=True)
 
 
-def check_link(link):
-    """Raise unless the pod's answer is the temporary directory that we asked for."""
-    name = link.partition("/tmp/podstack-cp.")[2]
-    if not name or name.strip(NAME_LETTERS):
-        raise PodError("The pod's answer is not understood")
+def unpack(app, stream, part):
+    """Unpack a tar stream into `part`; returns [(names, mode)] of its directories, None if broken.
 
-
-def host_of(host):
-    return "[%s]" % host if ":" in host else host
-
-
-def remove_tree(path):
+    The pod is not trusted. No name leads out of `part`; links are made last, so that nothing is
+    written through one; devices, setuid bits and links that point elsewhere are left out.
+    """
     import shutil
+    import tarfile
 
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
-    elif os.path.lexists(path):
-        os.unlink(path)
+    modes, links = [], []
+    how = {"mode": "r|", "encoding": "utf-8", "errors": "surrogateescape"}
+    try:
+        with tarfile.open(fileobj=stream, **how) as archive:
+            for member in archive:
+                names = safe_names(member.name)
+                path = os.path.join(part, *names)
+                if member.isdir():
+                    os.makedirs(path, 0o700, exist_ok=True)
+                    modes.append((names, member.mode & 0o777))
+                elif member.isreg():
+                    with open(path, "xb") as file:
+                        shutil.copyfileobj(archive.extractfile(member), file, 65536)
+                    os.utime(path, (member.mtime, member.mtime))
+                    os.chmod(path, member.mode & 0o777)
+                elif member.islnk():
+                    os.link(os.path.join(part, *safe_names(member.linkname)), path)
+                else:
+                    links.append((names, member.linkname))
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        app.debug("tar: %s" % error)
+        return None
+    for names, goal in links:
+        make_link(app, part, names, goal)
+    return modes
+
+
+def safe_names(path):
+    """Return the names on a path in a tar stream; raises ValueError where it leads elsewhere."""
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    foreign = [name for name in names if os.sep in name or (os.name == "nt" and ":" in name)]
+    if ".." in names or foreign:
+        raise ValueError("unsafe name: %s" % path)
+    return names
+
+
+def make_link(app, part, names, goal):
+    """Make a symbolic link, if it stays in the tree; an empty goal is a device's or a pipe's."""
+    import posixpath
+
+    lands = posixpath.normpath("/".join(names[:-1] + [goal]))
+    try:
+        if not goal or goal.startswith("/") or lands.split("/")[0] == "..":
+            raise OSError
+        os.symlink(goal, os.path.join(part, *names))
+    except (OSError, NotImplementedError):
+        app.warn("left out: %s (it leads to %s)" % ("/".join(names), goal or "no file"))
+
+
+def lay_down(part, modes, goal):
+    """Move what was unpacked to its goal; a single file has no directories."""
+    arrived = os.listdir(part)
+    if modes is None or not (modes or arrived):
+        raise PodError("The pod's answer is not understood")
+    modes = [(os.path.join(goal, *names), mode) for names, mode in modes]
+    fresh = [(path, mode) for path, mode in modes if not os.path.isdir(path)]
+    try:
+        merge(part if modes else os.path.join(part, arrived[0]), goal)
+    finally:
+        for path, mode in reversed(fresh):
+            if os.path.isdir(path):
+                os.chmod(path, mode)
+
+
+def merge(new, goal):
+    """Move a tree file by file into the one that is there; never through a link."""
+    trees = [os.path.isdir(path) and not os.path.islink(path) for path in (new, goal)]
+    if not all(trees):
+        os.replace(new, goal)
+        return
+    for name in os.listdir(new):
+        merge(os.path.join(new, name), os.path.join(goal, name))
 
 
 @command(
@@ -6172,17 +6430,29 @@ def remove_tree(path):
 )
 def pod_port_forward(cx, args):
     """Forward ports of this machine to ports of a pod, until Ctrl-C."""
-    words, host = ssh_words(cx, args.name)
-    words += ["-N", "-T", "-o", "ExitOnForwardFailure=yes"]
-    for pair in args.ports:
-        local, mark, remote = pair.partition(":")
-        try:
-            here, there = port_number(local), port_number(remote if mark else local)
-        except ValueError:
-            raise UsageError("Ports are LOCAL:REMOTE, not '%s'" % printable(pair))
-        words += ["-L", "127.0.0.1:%d:127.0.0.1:%d" % (here, there)]
-        cx.app.say("Forwarding 127.0.0.1:%d to port %d of the pod" % (here, there))
-    end_like(cx.app.hand_over(words + ["--", host]))
+    import subprocess
+
+    options = ["-N", "-T", "-o", "ExitOnForwardFailure=yes"]
+    for here, there in map(read_forward, args.ports):
+        options += ["-L", "127.0.0.1:%d:127.0.0.1:%d" % (here, there)]
+    words = ssh_to(cx, args.name, *options)
+    cx.app.say("Forwarding %s of pod '%s'; Ctrl-C ends it" % (
+        ", ".join("127.0.0.1:%d to %d" % read_forward(text) for text in args.ports),
+        args.name,
+    ))  # fmt: skip
+    code = cx.app.hand_over(words, stdin=subprocess.DEVNULL)
+    if code == 255:
+        raise PodError("The connection to pod '%s' has ended" % args.name)
+    end_like(code)
+
+
+def read_forward(text):
+    """Return the ports (here, there) of `LOCAL:REMOTE`; raises UsageError."""
+    local, mark, remote = text.partition(":")
+    try:
+        return port_number(local), port_number(remote if mark else local)
+    except ValueError:
+        raise UsageError("Ports are LOCAL:REMOTE, not '%s'" % text)
 
 
 # -- wallet, gpu, api

@@ -230,9 +230,20 @@ def test_rate_limited_without_a_word_of_when(api, cli):
 # -- kept-alive connections
 
 
+def three_pages():
+    """The answers of a list of three pages, one after the other."""
+    told = {"limit": 1, "total": 3, "pages": 3}
+    return (reply(200, {"data": [{"id": page}], "pagination": told}) for page in range(3))
+
+
 def test_requests_of_one_command_share_a_connection(ask):
-    page = {"data": [{"id": "a"}], "pagination": {"page": 1, "limit": 1, "total": 3, "pages": 3}}
-    with Wire(reply(200, page)) as server:
+    pages = three_pages()
+
+    def answer(connection):
+        while connection.request():
+            connection.send(next(pages))
+
+    with Wire(answer) as server:
         ask(server, "api", "/things", "--paginate")
         assert len(server.requests) == 3
         assert len(server.connections) == 1
@@ -240,11 +251,11 @@ def test_requests_of_one_command_share_a_connection(ask):
 
 @pytest.mark.parametrize("resets", [False, True], ids=["closed", "reset"])
 def test_a_connection_that_the_server_has_closed_breaks_no_get(ask, resets):
-    page = {"data": [{"id": "a"}], "pagination": {"page": 1, "limit": 1, "total": 3, "pages": 3}}
+    pages = three_pages()
 
     def answer(connection):
         connection.request()
-        connection.send(reply(200, page))
+        connection.send(next(pages))
         if resets:  # takes the second request, and ends without an answer
             connection.request()
 
