@@ -331,6 +331,13 @@ def test_a_name_is_looked_for_on_every_page(cli, api):
     assert cli("pod", "get", "ci-pod", "-o", "json").json == {"id": "pod-2", "name": "ci-pod"}
 
 
+def test_a_pod_that_goes_between_two_requests_is_not_found(cli, api):
+    api.add_pods(1, name="ci-pod")
+    api.next("/v1/pods/", method="DELETE", status=404)
+    done = cli("pod", "delete", "ci-pod", "--force", code=6)
+    assert done.err == "Error: pod 'ci-pod' not found\nSee: podstack pod list\n"
+
+
 def test_a_server_that_answers_with_other_pods_deletes_none(cli, api):
     api.next("/v1/pods?name=", body={"data": [{"id": "pod-1", "name": "other"}]})
     done = cli("pod", "delete", "ci-pod", "--force", code=6)

@@ -61,7 +61,7 @@ def test_every_page_is_read_once(cli, api, user, count, requests):
         api.add_project(user, "project-%d" % number, "")
     done = cli("project", "list", "-q")
     assert len(set(done.out.splitlines())) == count
-    assert [request.target for request in api.requests] == [
+    assert sorted(request.target for request in api.requests) == [
         "/v1/projects?page=%d&limit=100" % page for page in range(1, requests + 1)
     ]
 
@@ -100,11 +100,13 @@ def test_a_project_that_exists_is_stored_as_typed(cli, api, config, word):
     assert cli("project", "current").out == word + "\n"
 
 
-def test_a_project_on_a_later_page_is_found_and_no_page_more_is_read(cli, api, user):
+def test_a_project_on_a_later_page_is_found_and_no_page_read_twice(cli, api, user):
     for number in range(350):
         api.add_project(user, "project-%d" % number, "")
     cli("project", "use", "project-150")
-    assert len(api.requests) == 2
+    targets = [request.target for request in api.requests]
+    # Where a page is slow to come, the next ones are asked for at the same time.
+    assert 2 <= len(targets) == len(set(targets)) <= 4
 
 
 def test_a_project_that_does_not_exist_is_not_stored(cli, api, config):
