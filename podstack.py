@@ -29,6 +29,7 @@ SOURCE = os.path.abspath(__file__)
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 10 * 1000 * 1000
+MAX_SHOWN = 2000  # characters of one thing that a server said
 MAX_TOKEN_LETTERS = 16384
 LOCK_SECONDS = 30
 REFRESH_SKEW = 60
@@ -2740,6 +2741,7 @@ CA_BUNDLES = (
     "/etc/ssl/cert.pem",
 )
 CA_HINT = "If your network has its own certificate authority, set PODSTACK_CA_BUNDLE to its file"
+OTHER_PROXIES = ("https", "socks", "socks4", "socks4a", "socks5", "socks5h")
 PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 NOT_HTTP = "its answer is not HTTP"
 CUT_OFF = "its answer was cut off"
@@ -2994,10 +2996,13 @@ class Http:
         skipped = self.app.env("no_proxy") or self.app.env("NO_PROXY") or ""
         if variable is None or url.is_loopback or skips_proxy(skipped, url):
             return None
-        scheme, mark, rest = self.app.env(variable).strip().rpartition("://")
-        if mark and scheme.lower() != "http":
-            kind = "%s names a proxy of another kind than http://: %s://"
-            raise TransportFailure(kind % (variable, printable(scheme[:20])), final=True)
+        text = self.app.env(variable).strip()
+        scheme, _, rest = text.partition("://") if "://" in text else ("http", "", text)
+        if scheme.lower() != "http":
+            # The word alone: in a text of another shape a password may stand before "://".
+            kind = "%s:// " % scheme.lower() if scheme.lower() in OTHER_PROXIES else ""
+            reason = "%s names a %sproxy, and only http:// ones are supported" % (variable, kind)
+            raise TransportFailure(reason, final=True)
         user, _, authority = rest.rpartition("@")
         try:
             host, port = split_authority(authority.partition("/")[0], 80)
@@ -3041,7 +3046,7 @@ class Http:
             link.send(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
             status, reason, _ = link.read_head()
             if not 200 <= status < 300:
-                refusal = "it refused (HTTP %d %s" % (status, printable(reason[:60]))
+                refusal = "it refused (HTTP %d %s" % (status, reason)
                 raise TransportFailure(refusal.rstrip() + ")", final=status < 500)
             return link.sock
         except BaseException:
@@ -3189,7 +3194,7 @@ class Http:
         for name, value in answer.headers.items():
             self.app.debug("< %s: %s" % (name, masked_header(name, value)))
         if body:
-            self.app.debug("< " + redact_names(redact(answer.text, self.app.secrets))[:2000])
+            self.app.debug("< " + redact_names(redact(answer.text, self.app.secrets))[:MAX_SHOWN])
 
 
 def unreachable(url, failure):
@@ -3210,7 +3215,7 @@ def redirect_goal(method, url, answer, redirects):
         goal = None
     if method == "GET" and redirects > 0 and goal and goal.origin == url.origin:
         return goal
-    reason = "it redirects to %s, which is not followed" % (printable(target) or "nowhere")
+    reason = "it redirects to %s, which is not followed" % (target or "nowhere")
     raise Unreachable("Cannot reach %s: %s" % (url.host, reason))
 
 
@@ -3234,7 +3239,7 @@ def request_bytes(app, method, url, headers, body):
             app.debug("> %s: %s" % (name, masked_header(name, value)))
         if body:
             text = body.decode("utf-8", "replace")
-            app.debug("> " + redact_names(redact(text, app.secrets))[:2000])
+            app.debug("> " + redact_names(redact(text, app.secrets))[:MAX_SHOWN])
     return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + (body or b"")
 
 
@@ -3300,7 +3305,7 @@ def check_service(answer):
         raise error
     if answer.status >= 500:
         known = answer.headers.get("x-request-id")
-        shown = ", request id %s" % printable(known) if known else ""
+        shown = ", request id %s" % known if known else ""
         message = "Podstack is having trouble (HTTP %d%s)" % (answer.status, shown)
         raise Unreachable(message, "Try again in a few minutes")
     return answer
@@ -3414,7 +3419,7 @@ def tls_failure(error):
     words = getattr(error, "verify_message", None) or name.replace("_", " ").lower() or error
     unknown = ("its certificate is refused: %s" if code else "TLS failed: %s") % words
     reason = TLS_PROBLEMS.get(code) or (not code and TLS_PROBLEMS.get(name)) or unknown
-    return TransportFailure(printable(reason), final=True, hint=CA_HINT if refused else None)
+    return TransportFailure(reason, final=True, hint=CA_HINT if refused else None)
 
 
 def plain_reason(error, timeout):
@@ -3427,7 +3432,7 @@ def plain_reason(error, timeout):
         return "its name cannot be resolved"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
-    return printable(error.strerror or error).lower()
+    return str(error.strerror or error).lower()
 
 
 # == login: from nothing to a token, and from an old token to a new one ======================
@@ -7169,9 +7174,14 @@ def print_completions(app, typed):
 
 
 def report(app, error):
-    """Write a failure's lines to stderr: the message, the hint, the details."""
-    app.complain(error.message, label="Error: ")
-    app.complain(*[line for line in [error.hint] + error.details if line])
+    """Write a failure's lines to stderr, none beyond measure: message, hint, details."""
+
+    def brief(text):
+        text = redact(text, app.secrets)  # first: what is cut is no longer known for a secret
+        return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
+
+    app.complain(brief(error.message), label="Error: ")
+    app.complain(*[brief(line) for line in [error.hint] + error.details if line])
 
 
 def report_trace(app):

@@ -88,14 +88,14 @@ class Wire:
         self.url = "%s://%s:%d" % ("https" if tls else "http", shown, self.port)
         self.idle = threading.Condition()
         self.busy = 0
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.accepting = threading.Thread(target=self.accept, daemon=True)
+        self.accepting.start()
 
     def accept(self):
-        while not self.closing.is_set():
-            try:
-                sock, _ = self.socket.accept()
-            except OSError:
-                return
+        while True:
+            sock, _ = self.socket.accept()
+            if self.closing.is_set():
+                return sock.close()
             connection = Connection(sock, self.closing)
             self.connections.append(connection)
             with self.idle:
@@ -142,6 +142,9 @@ class Wire:
 
     def close(self):
         self.closing.set()
+        # A thread that waits in accept() would go on with whatever gets the descriptor next.
+        socket.create_connection(self.socket.getsockname()[:2], 10).close()
+        self.accepting.join(10)
         self.socket.close()
         for connection in self.connections:
             try:

@@ -1,0 +1,355 @@
+"""Who is at the other end: certificates that are refused, and why, before anything is sent.
+
+The servers speak real TLS, their certificates come from the openssl program.
+"""
+
+import shutil
+import ssl
+import time
+
+import pytest
+from conftest import PYTHONS, USER
+from wire import Authority, Wire, reply, server_context
+
+import podstack
+
+WHOAMI = reply(200, {"email": "user@example.com", "account_id": "acc_123456", "token": {}})
+DOCTOR = "Find out why: podstack auth doctor"
+HINT = "If your network has its own certificate authority, set PODSTACK_CA_BUNDLE to its file"
+UNVERIFIED = "its certificate cannot be verified"
+HERE = "DNS:localhost,IP:127.0.0.1"
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """An authority that the client is told to trust, and certificates by it: good and bad."""
+    known = Authority(tmp_path_factory.mktemp("known"))
+    stranger = Authority(tmp_path_factory.mktemp("stranger"), "Stranger")
+    known.chains = {
+        "good": known.issue("good", HERE),
+        "name only": known.issue("name", "DNS:localhost"),
+        "expired": known.issue("expired", HERE, end="20210101000000Z"),
+        "not yet valid": known.issue("young", HERE, start="20480101000000Z"),
+        "wrong host": known.issue("wrong", "DNS:other.test"),
+        "wildcard": known.issue("wild", "DNS:*.localhost"),
+        "self-signed": known.issue("self", HERE, self_signed=True),
+        "unknown authority": stranger.issue("unknown", HERE),
+        "weak key": known.issue("weak", HERE, bits=1024),
+        "SHA-1": known.issue("sha1", HERE, digest="sha1"),
+    }
+    return known
+
+
+@pytest.fixture(autouse=True)
+def signed_in(monkeypatch):
+    monkeypatch.setenv("PODSTACK_API_TOKEN", USER)
+
+
+def at_localhost(server):
+    return "https://localhost:%d" % server.port
+
+
+def error_lines(reason, hint, host="localhost"):
+    return "Error: Cannot reach %s: %s\n%s\n" % (host, reason, hint)
+
+
+# -- certificates
+
+
+REFUSED = {
+    "expired": "its certificate has expired",
+    "not yet valid": "its certificate is not valid yet (check this machine's clock)",
+    "wrong host": "its certificate is for another host",
+    "wildcard": "its certificate is for another host",
+    "self-signed": "its certificate is self-signed",
+    "unknown authority": "its certificate comes from an authority that is not trusted here",
+    "weak key": "its certificate's key is too weak",
+    "SHA-1": "its certificate's signature is too weak",
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_certificate_that_is_not_right_is_refused_before_anything_is_sent(authority, cli, case):
+    with Wire(WHOAMI, tls=server_context(*authority.chains[case])) as server:
+        env = {"PODSTACK_API_ENDPOINT": at_localhost(server), "PODSTACK_CA_BUNDLE": authority.pem}
+        result = cli("auth", "whoami", code=7, env=env)
+        server.settle()
+        assert result.err == error_lines(REFUSED[case], HINT)
+        assert result.out == ""
+        assert server.received == b""
+        assert len(server.connections) == 1  # another try would not help
+
+
+def test_a_certificate_without_the_address_is_refused(authority, cli):
+    with Wire(WHOAMI, tls=server_context(*authority.chains["name only"])) as server:
+        env = {"PODSTACK_API_ENDPOINT": server.url, "PODSTACK_CA_BUNDLE": authority.pem}
+        result = cli("auth", "whoami", code=7, env=env)
+        reason = "its certificate is for another address"
+        assert result.err == error_lines(reason, HINT, "127.0.0.1")
+        assert server.received == b""
+
+
+@pytest.mark.parametrize(
+    "name, cases",
+    [pytest.param(name, list(REFUSED) + ["good"], id=name, marks=pytest.mark.slow)
+     for name in sorted(PYTHONS)]
+    + [pytest.param(name, ["wrong host", "unknown authority", "good"], id=name + " in short")
+       for name in PYTHONS if name.startswith("3.6.")],
+)  # fmt: skip
+def test_every_python_refuses_them_and_takes_a_good_one(authority, podstack_process, name, cases):
+    python = PYTHONS[name]
+    for case in cases:
+        with Wire(WHOAMI, tls=server_context(*authority.chains[case])) as server:
+            env = {
+                "PODSTACK_API_ENDPOINT": at_localhost(server),
+                "PODSTACK_CA_BUNDLE": authority.pem,
+            }
+            if case == "good":
+                result = podstack_process("auth", "whoami", python=python, env=env)
+                assert result.out == "user@example.com\n"
+                assert b"Authorization: Bearer " + USER.encode() in server.received
+                continue
+            result = podstack_process("auth", "whoami", python=python, env=env, code=7)
+            server.settle()
+            # 3.6 tells no more of a certificate than that its host is wrong.
+            vague = name.startswith("3.6.") and REFUSED[case] != REFUSED["wrong host"]
+            assert result.err == error_lines(UNVERIFIED if vague else REFUSED[case], HINT), case
+            assert server.received == b""
+
+
+# -- servers that speak something else
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1"])
+def test_an_old_version_of_TLS_is_refused(authority, cli, version):
+    old = getattr(ssl.TLSVersion, version)
+    context = server_context(*authority.chains["good"], minimum_version=old, maximum_version=old)
+    with Wire(WHOAMI, tls=context) as server:
+        env = {"PODSTACK_API_ENDPOINT": at_localhost(server), "PODSTACK_CA_BUNDLE": authority.pem}
+        result = cli("auth", "whoami", code=7, env=env)
+        assert result.err == error_lines("it has no safe TLS version (1.2 or newer)", DOCTOR)
+        assert server.received == b""
+
+
+@pytest.mark.parametrize(
+    "speaks",
+    [
+        pytest.param(lambda c: c.send(b"HTTP/1.1 400 Bad Request\r\n\r\n"), id="HTTP"),
+        pytest.param(lambda c: c.send(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n") or c.more(), id="SSH"),
+    ],
+)
+def test_a_port_without_TLS_is_told(cli, speaks):
+    def answer(connection):
+        connection.more()  # the ClientHello
+        speaks(connection)
+
+    with Wire(answer) as server:
+        env = {"PODSTACK_API_ENDPOINT": at_localhost(server), "PODSTACK_TIMEOUT": "5"}
+        result = cli("auth", "whoami", code=7, env=env)
+        assert result.err == error_lines("it does not speak TLS on this port", DOCTOR)
+        assert USER.encode() not in server.received
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"", b"\x16\x03\x03", b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03" + b"x" * 20],
+    ids=["nothing", "three bytes", "half a hello"],
+)
+def test_a_handshake_that_breaks_off_is_tried_again(cli, piece):
+    def answer(connection):
+        connection.more()
+        connection.send(piece)
+
+    with Wire(answer) as server:
+        env = {"PODSTACK_API_ENDPOINT": at_localhost(server)}
+        result = cli("auth", "whoami", code=7, env=env, sleep=lambda _: None)
+        reason = "it closed the connection during the TLS handshake"
+        assert result.err == error_lines(reason, DOCTOR)
+        assert len(server.connections) == 4
+        assert USER.encode() not in server.received
+
+
+def test_a_handshake_that_drips_ends_with_the_time_limit(cli):
+    def answer(connection):
+        connection.more()
+        connection.drip(b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03" + b"x" * 500, 0.05)
+
+    with Wire(answer) as server:
+        env = {"PODSTACK_API_ENDPOINT": at_localhost(server), "PODSTACK_TIMEOUT": "0.3"}
+        began = time.monotonic()
+        result = cli("auth", "whoami", code=7, env=env)
+        assert time.monotonic() - began < 3
+        assert result.err == error_lines("no answer within 0.3 s", DOCTOR)
+
+
+def test_an_answer_that_drips_in_TLS_ends_with_the_time_limit(authority, cli):
+    def answer(connection):
+        connection.request()
+        connection.drip(WHOAMI * 9, 0.05)
+
+    with Wire(answer, tls=server_context(*authority.chains["good"])) as server:
+        env = {
+            "PODSTACK_API_ENDPOINT": at_localhost(server),
+            "PODSTACK_CA_BUNDLE": authority.pem,
+            "PODSTACK_TIMEOUT": "0.5",
+        }
+        result = cli("auth", "whoami", code=7, env=env)
+        assert result.err == error_lines("no answer within 0.5 s", DOCTOR)
+
+
+# -- what is trusted
+
+
+@pytest.fixture
+def good(authority):
+    with Wire(WHOAMI, tls=server_context(*authority.chains["good"])) as server:
+        yield server
+
+
+def test_trust_may_be_named_in_each_place(authority, good, cli, config, tmp_path):
+    folder = tmp_path / "hashed"
+    folder.mkdir()
+    empty = tmp_path / "other.pem"
+    empty.write_text("")
+    endpoint = {"PODSTACK_API_ENDPOINT": at_localhost(good)}
+    for names in (
+        {"PODSTACK_CA_BUNDLE": authority.pem},
+        {"PODSTACK_CA_BUNDLE": authority.hashed(folder)},
+        {"SSL_CERT_FILE": authority.pem},
+        {"PODSTACK_CA_BUNDLE": authority.pem, "SSL_CERT_FILE": str(empty)},
+        {"PODSTACK_CA_BUNDLE": "", "SSL_CERT_FILE": authority.pem},
+    ):
+        assert cli("auth", "whoami", env=dict(endpoint, **names)).out == "user@example.com\n"
+    config.write_text("api:\n  ca_bundle: %s\n" % authority.pem)
+    config.chmod(0o600)
+    assert cli("auth", "whoami", env=endpoint).out == "user@example.com\n"
+
+
+def test_a_self_signed_certificate_may_be_trusted_by_itself(authority, cli):
+    chain = authority.chains["self-signed"]
+    with Wire(WHOAMI, tls=server_context(*chain)) as server:
+        env = {"PODSTACK_API_ENDPOINT": at_localhost(server), "PODSTACK_CA_BUNDLE": chain[0]}
+        assert cli("auth", "whoami", env=env).out == "user@example.com\n"
+
+
+PEM_HINT = "It must be in PEM form (-----BEGIN CERTIFICATE-----)"
+
+
+@pytest.mark.parametrize(
+    "make, problem, hint",
+    [
+        pytest.param(lambda path: None, "no such file or directory", DOCTOR, id="missing"),
+        pytest.param(lambda path: path.write_text(""), "it holds no certificates", PEM_HINT,
+                     id="empty"),
+        pytest.param(lambda path: path.write_text("hello\n"), "it holds no certificates", PEM_HINT,
+                     id="not PEM"),
+        pytest.param(lambda path: path.write_bytes(b"\x30\x82\x01"), "it holds no certificates",
+                     PEM_HINT, id="DER"),
+        pytest.param(
+            lambda path: path.write_text(
+                "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+            "it holds no certificates", PEM_HINT, id="broken PEM"),
+        pytest.param(lambda path: path.mkdir(), "it has no hashed certificates",
+                     "Run: openssl rehash PATH", id="an empty directory"),
+    ],
+)  # fmt: skip
+def test_a_bundle_that_cannot_be_used_is_named(good, cli, tmp_path, make, problem, hint):
+    path = tmp_path / "bundle"
+    make(path)
+    env = {"PODSTACK_API_ENDPOINT": at_localhost(good), "PODSTACK_CA_BUNDLE": str(path)}
+    result = cli("auth", "whoami", code=7, env=env)
+    told = "CA bundle %s: %s" % (path, problem)
+    assert result.err == error_lines(told, hint.replace("PATH", str(path)))
+    assert good.connections == []
+
+
+def test_what_is_named_is_all_that_is_trusted(authority, good, cli, tmp_path):
+    stranger = Authority(tmp_path, "Somebody else")
+    env = {
+        "PODSTACK_API_ENDPOINT": at_localhost(good),
+        "PODSTACK_CA_BUNDLE": stranger.pem,
+        "SSL_CERT_FILE": authority.pem,
+    }
+    result = cli("auth", "whoami", code=7, env=env)
+    reason = "its certificate comes from an authority that is not trusted here"
+    assert result.err == error_lines(reason, HINT)
+    assert len(good.connections) == 1
+
+
+# -- the system's certificates: the hashed directory first, then all
+
+
+@pytest.fixture
+def system(authority, tmp_path, monkeypatch):
+    """`system(hashed, full)`: where the machine has the authority; gives the environment."""
+    stranger = Authority(tmp_path, "Somebody else")
+    folder = tmp_path / "certs"
+    folder.mkdir()
+
+    def install(hashed, full):
+        (authority if hashed else stranger).hashed(folder)
+        monkeypatch.setattr(podstack, "HASHED_CA_DIRECTORY", str(folder))
+        # OpenSSL's own environment: podstack is not told of it.
+        monkeypatch.setenv("SSL_CERT_FILE", (authority if full else stranger).pem)
+        return {"SSL_CERT_FILE": None}
+
+    return install
+
+
+def test_an_authority_in_the_hashed_directory_is_enough(system, good, cli):
+    env = system(hashed=True, full=False)
+    cli("auth", "whoami", env=dict(env, PODSTACK_API_ENDPOINT=at_localhost(good)))
+    assert len(good.connections) == 1
+
+
+def test_an_authority_that_only_the_full_set_has_takes_a_second_connection(authority, system, cli):
+    env = system(hashed=False, full=True)
+    page = {"data": [{"id": "a"}], "pagination": {"page": 1, "limit": 1, "total": 3, "pages": 3}}
+
+    def answer(connection):  # closes after each answer
+        connection.request()
+        connection.send(reply(200, page))
+
+    with Wire(answer, tls=server_context(*authority.chains["good"])) as server:
+        env["PODSTACK_API_ENDPOINT"] = at_localhost(server)
+        assert len(cli("api", "/things", "--paginate", env=env).json) == 3
+        server.settle()
+        assert server.connections[0].received == b""  # refused before a byte was sent
+        assert isinstance(server.handshakes[0], ssl.SSLError)
+        assert server.handshakes[1:] == [None, None, None]  # what served is known from then on
+
+
+def test_an_authority_that_nobody_knows_is_refused_twice(authority, system, good, cli):
+    env = system(hashed=False, full=False)
+    env["PODSTACK_API_ENDPOINT"] = at_localhost(good)
+    result = cli("auth", "whoami", code=7, env=env)
+    good.settle()
+    reason = "its certificate comes from an authority that is not trusted here"
+    assert result.err == error_lines(reason, HINT)
+    assert len(good.connections) == 2
+    assert good.received == b""
+
+
+def test_a_certificate_that_is_wrong_in_another_way_is_refused_at_once(authority, system, cli):
+    env = system(hashed=True, full=True)
+    with Wire(WHOAMI, tls=server_context(*authority.chains["expired"])) as server:
+        env["PODSTACK_API_ENDPOINT"] = at_localhost(server)
+        result = cli("auth", "whoami", code=7, env=env)
+        assert result.err == error_lines("its certificate has expired", HINT)
+        assert len(server.connections) == 1
+
+
+def test_status_and_login_say_the_same(authority, cli, config):
+    with Wire(WHOAMI, tls=server_context(*authority.chains["unknown authority"])) as server:
+        env = {"PODSTACK_API_ENDPOINT": at_localhost(server), "PODSTACK_CA_BUNDLE": authority.pem}
+        why = "Cannot reach localhost: %s" % REFUSED["unknown authority"]
+        result = cli("auth", "status", code=7, env=env)
+        assert result.err == "Error: Could not verify: %s\n%s\n" % (why, HINT)
+        result = cli("auth", "login", "--token", "psk_new_token", code=7, env=env)
+        assert why in result.error
+        assert not config.exists()
+        server.settle()
+        assert server.received == b""
