@@ -12,7 +12,7 @@ import time
 
 import pytest
 from conftest import USER
-from wire import Wire, reply
+from wire import Wire, reply, three_pages
 
 import podstack
 
@@ -228,12 +228,6 @@ def test_rate_limited_without_a_word_of_when(api, cli):
 
 
 # -- kept-alive connections
-
-
-def three_pages():
-    """The answers of a list of three pages, one after the other."""
-    told = {"limit": 1, "total": 3, "pages": 3}
-    return (reply(200, {"data": [{"id": page}], "pagination": told}) for page in range(3))
 
 
 def test_requests_of_one_command_share_a_connection(ask):

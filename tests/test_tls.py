@@ -9,7 +9,7 @@ import time
 
 import pytest
 from conftest import PYTHONS, USER
-from wire import Authority, Wire, reply, server_context
+from wire import Authority, Wire, reply, server_context, three_pages
 
 import podstack
 
@@ -307,11 +307,11 @@ def test_an_authority_in_the_hashed_directory_is_enough(system, good, cli):
 
 def test_an_authority_that_only_the_full_set_has_takes_a_second_connection(authority, system, cli):
     env = system(hashed=False, full=True)
-    page = {"data": [{"id": "a"}], "pagination": {"page": 1, "limit": 1, "total": 3, "pages": 3}}
+    pages = three_pages()
 
     def answer(connection):  # closes after each answer
         connection.request()
-        connection.send(reply(200, page))
+        connection.send(next(pages))
 
     with Wire(answer, tls=server_context(*authority.chains["good"])) as server:
         env["PODSTACK_API_ENDPOINT"] = at_localhost(server)

@@ -26,6 +26,12 @@ def reply(status=200, body=b"", headers=(), reason="Whatever", length=True):
     return "\r\n".join(lines + ["", ""]).encode("latin-1") + body
 
 
+def three_pages():
+    """The answers of a list of three pages, one after the other."""
+    told = {"limit": 1, "total": 3, "pages": 3}
+    return (reply(200, {"data": [{"id": page}], "pagination": told}) for page in range(3))
+
+
 class Connection:
     """One connection as the server sees it: `received` is all that came over it so far."""
 
