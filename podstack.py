@@ -4482,7 +4482,8 @@ class Api:
             path = pod_path(pod_id, "/logs")
             return self.send("GET", path, query, what=what, in_project=True, silence=silence)
 
-        return self.on_pod(word, open_log).pieces
+        answer = self.on_pod(word, open_log)
+        return answer.pieces or [answer.body]  # an empty log may come as 204, which is no stream
 
 
 def last_page(told, page, rows, size):

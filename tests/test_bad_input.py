@@ -541,3 +541,10 @@ def test_a_pod_that_runs_is_deleted_only_by_force(cli, api, signed_in):
         "See: podstack pod delete --help\n"
     )
     assert len(api.pods) == 1
+
+
+@pytest.mark.parametrize("status", [201, 202, 204, 206])
+def test_a_log_may_come_with_any_status_of_success(cli, api, signed_in, status):
+    body = b"" if status == 204 else b"one\ntwo\n"
+    api.next("/v1/pods/pod-1/logs", status=status, body=body)
+    assert cli("pod", "logs", "pod-1").out == body.decode()

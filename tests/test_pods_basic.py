@@ -303,7 +303,8 @@ def test_a_pod_with_next_to_nothing(cli, api):
 
 @pytest.mark.parametrize("odd", [
     {"gpu_type": {"a": 1}}, {"memory": []}, {"created_at": 7}, {"status": {}}, {"project_id": 5},
-    {"ssh_command": ["x"]}, {"gpu_count": "two"},
+    {"ssh_command": ["x"]}, {"gpu_count": "two"}, {"labels": ["a"]}, {"labels": "x"},
+    {"labels": {"a": {"b": 1}}}, {"ports": 5}, {"ports": "80"}, {"ports": [{"a": 1}, None]},
 ])  # fmt: skip
 def test_a_field_of_another_kind_is_no_failure(cli, api, odd):
     api.next("/v1/pods", times=2, body={"pods": [dict({"id": "pod-1", "name": "x"}, **odd)]})
