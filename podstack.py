@@ -1114,7 +1114,10 @@ def yaml_unset(text, keys):
 # Handlers receive it; tests build their own. It must never let a secret or a raw control
 # character reach stderr, nor hand the token to another program.
 
-TEXT_BROWSERS = ("lynx", "w3m", "links", "links2", "elinks", "www-browser")
+# sensible-browser may start one of the others.
+TEXT_BROWSERS = (
+    "lynx", "w3m", "links", "links2", "elinks", "www-browser", "sensible-browser",
+)  # fmt: skip
 X_BROWSERS = ("x-www-browser", "firefox", "chromium", "google-chrome", "chromium-browser")
 LABEL_COLORS = {"Error: ": "31", "Warning: ": "33"}
 
@@ -1439,7 +1442,7 @@ class App:
                 return [self.which("wslview"), "%s"]
         if windows:
             return [windows, "url.dll,FileProtocolHandler", "%s"]
-        if not self.has_display:  # there xdg-open would start a text browser
+        if not self.has_display:  # xdg-open would start a text browser, the others nothing
             return None
         found = (self.which(name) for name in ("xdg-open",) + X_BROWSERS)
         program = next((path for path in found if path and not is_text_browser(path)), None)
@@ -1455,6 +1458,8 @@ class App:
             return None
         program = self.which(words[0]) if words else None
         if program is None or is_text_browser(program):
+            return None
+        if os.path.basename(program) == "xdg-open" and not self.has_display:
             return None
         return [program] + words[1:] + ([] if "%s" in choice else ["%s"])
 

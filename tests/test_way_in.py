@@ -233,6 +233,10 @@ COMMANDS = [
     ("missing-on-a-desktop", "linux", dict(X11, BROWSER="gone"), ["firefox"], ["firefox", "%s"]),
     ("text", "linux", {"BROWSER": "w3m"}, ["w3m", "xdg-open"], None),
     ("text-on-a-desktop", "linux", dict(X11, BROWSER="w3m"), ["w3m", "firefox"], ["firefox", "%s"]),
+    ("may-be-text", "linux", dict(X11, BROWSER="sensible-browser"),
+     ["sensible-browser", "firefox"], ["firefox", "%s"]),
+    ("xdg-open-named", "linux", dict(X11, BROWSER="xdg-open"), ["xdg-open"], ["xdg-open", "%s"]),
+    ("xdg-open-named-on-a-console", "linux", {"BROWSER": "xdg-open"}, ["xdg-open"], None),
     ("open-quote", "linux", {"BROWSER": "opera 'x"}, ["opera"], None),
     ("blank", "linux", {"BROWSER": " : "}, ["opera"], None),
 ]  # fmt: skip
