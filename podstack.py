@@ -1233,7 +1233,7 @@ class App:
 
     def countdown(self, what, left):
         """Show a wait with the time that is left; once where lines cannot be replaced."""
-        shown = "%s: %d:%02d left" % (what, left // 60, left % 60)
+        shown = "%s: %d:%02d left" % ((what,) + divmod(int(left + 0.999), 60))
         if self.redraws:
             self.status(shown)
         elif self.status_shown != what:

@@ -641,9 +641,9 @@ def test_time_is_up(api, cli):
 def test_the_time_left_is_shown_in_place_on_a_terminal_and_once_elsewhere(api, cli):
     argv = ("auth", "login", "--no-browser", "--timeout")
     piped = cli(*argv, "0.1", code=4).err
-    assert piped.count("Waiting for the browser: 0:00 left\n") == 1
+    assert piped.count("Waiting for the browser: 0:01 left\n") == 1
     assert piped.count("Waiting") == 1
     assert "\r" not in piped
     shown = cli(*argv, "1.05", tty=True, code=4).err
     in_place = "\r\x1b[2KWaiting for the browser: 0:0%d left"
-    assert in_place % 1 + in_place % 0 in shown
+    assert in_place % 2 + in_place % 1 + "\r\x1b[2K" in shown
