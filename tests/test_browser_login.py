@@ -391,7 +391,7 @@ def dead_callback(address):
 def test_a_pasted_callback_address_signs_in(terminal, api, config):
     shell = terminal("auth", "login", "--no-browser")
     address = shell.expect(ADDRESS).group()
-    shell.expect("If the page cannot reach this machine, paste its address here.")
+    shell.expect("If the browser ends at a page that does not load, paste its address here.")
     shell.type("what do I do here?\n")
     shell.expect("That address was not taken: it does not begin with http://127.0.0.1:")
     shell.type(dead_callback(address) + "\n")
