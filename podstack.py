@@ -212,14 +212,18 @@ def json_dump(value, ascii_only=False, indent=2):
 
 
 def display_width(text):
-    """Return how many terminal cells `text` takes (wide characters two, combining ones none)."""
+    """Return how many terminal cells `text` takes.
+
+    Wide characters take two, combining ones and the later letters of a Korean syllable none.
+    """
     if len(text) == len(text.encode("utf-8", "replace")):
         return len(text)
     import unicodedata
 
     width = 0
     for char in text:
-        if unicodedata.category(char) not in ("Mn", "Me", "Cf"):
+        none = unicodedata.category(char) in ("Mn", "Me", "Cf") or "\u1160" <= char <= "\u11ff"
+        if not none:
             width += 2 if unicodedata.east_asian_width(char) in "WF" else 1
     return width
 
@@ -4496,7 +4500,7 @@ def last_page(told, page, rows, size):
 
     def number(key):
         value = told.get(key)
-        return value if isinstance(value, int) and 0 < value < 10**9 else 0
+        return value if type(value) is int and 0 < value < 10**9 else 0
 
     last = number("pages") or -(-number("total") // (number("limit") or size))
     return last or (page + 1 if rows >= size else page)
@@ -4760,7 +4764,7 @@ def print_rows(cx, pages, columns, wide=()):
     if wants_ids(cx):
         for rows in pages:
             for row in rows:
-                cx.app.out(row.get("id", row.get("name", "-")))
+                cx.app.out(row.get("id") or row.get("type") or row.get("name") or "-")
         return
     if form in ("json", "yaml"):
         print_streamed(cx, counted(cx, pages, streamed=True), form)
