@@ -180,12 +180,12 @@ print(os.path.realpath(sys.executable))'
 
 # behind PATH: the file at the end of a chain of symbolic links, found without running anything.
 behind() {
-    path=$1
-    while [ -L "$path" ]; do
-        target=$(readlink "$path")
-        case $target in /*) path=$target ;; *) path=$(dirname "$path")/$target ;; esac
+    file=$1
+    while [ -L "$file" ]; do
+        target=$(readlink "$file")
+        case $target in /*) file=$target ;; *) file=$(dirname "$file")/$target ;; esac
     done
-    printf '%s/%s\n' "$(cd -P "$(dirname "$path")" && pwd)" "${path##*/}"
+    printf '%s/%s\n' "$(cd -P "$(dirname "$file")" && pwd)" "${file##*/}"
 }
 
 # Root runs only what root alone can change, and nothing that goes when a user goes.
@@ -470,9 +470,10 @@ install() {
         tell_path
         return
     fi
+    old=$(fact version)
     place
     [ -z "$dry_run" ] || return 0
-    say "podstack $number is installed: $launcher (Python: $python)"
+    say "podstack $number is installed${old:+ in place of $old}: $launcher (Python: $python)"
     tell_path
     say "Next: podstack auth login"
 }

@@ -61,7 +61,8 @@ def test_install_use_update_and_uninstall_leave_the_tree_as_it_was(origin, user,
     assert user.run("podstack", "update", "--check").out == (
         "podstack %s can be updated to 9.8.7\n" % podstack.VERSION
     )
-    assert "podstack 9.8.7 is installed: " in user.run("podstack", "update").err
+    told = "podstack 9.8.7 is installed in place of %s: " % podstack.VERSION
+    assert told in user.run("podstack", "update").err
     assert user.run("podstack", "--version").out == "podstack 9.8.7\n"
     assert user.run("podstack", "update", "--check").out == "podstack 9.8.7 is the newest\n"
 
@@ -206,6 +207,34 @@ def test_a_disk_that_fills_up_leaves_nothing(origin, root):
     assert told.out == ""
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("renames", range(1, 6))
+def test_killed_between_two_renames_it_still_runs_and_is_mended_by_the_next_run(
+    renames, origin, user
+):
+    """`mv` on PATH kills the installer once it has renamed so many files."""
+    user.install()
+    origin.publish("9.8.7")
+    user.run("mkdir", "bin")
+    killer = (
+        '#!/bin/sh\necho >>{0}/renamed; /bin/mv "$@"\n'
+        "[ $(wc -l <{0}/renamed) -lt {1} ] || kill -9 $PPID\n"
+    ).format(user.home, renames)
+    user.run("sh", "-c", "cat >bin/mv && chmod +x bin/mv", stdin=killer.encode())
+    script = read(SCRIPT).encode()
+    path = "%s/bin:%s/.local/bin:%s" % (user.home, user.home, SYSTEM)
+    temporary = user.home + "/tmp"
+    user.run("mkdir", "tmp")
+    user.run("sh", "-s", stdin=script, code=-signal.SIGKILL, PATH=path, TMPDIR=temporary)
+    shown = user.run("podstack", "--version").out
+    assert shown in ("podstack %s\n" % podstack.VERSION, "podstack 9.8.7\n")
+    user.run("rm", "-rf", "bin", "renamed", "tmp")
+    user.install()
+    assert user.run("podstack", "--version").out == "podstack 9.8.7\n"
+    user.install("--uninstall")
+    assert snapshot(user.home) == {}
+
+
 def test_dry_run_prints_what_a_run_does_and_does_nothing(origin, user):
     planned = user.install("--dry-run").out
     assert snapshot(user.home) == {}
@@ -244,6 +273,24 @@ def test_whatever_can_download_does(programs, client, origin, root, tmp_path):
     assert root.run(root.home + "/p/bin/podstack", "--version").out.startswith("podstack ")
     origin.files.pop("/podstack.py")
     assert "Error: cannot download" in root.install("--prefix", root.home, PATH=path, code=1).err
+
+
+@pytest.mark.slow
+def test_a_system_that_has_busybox_alone(origin, root, tmp_path):
+    """Its wget checks no certificate: Python downloads."""
+    need("busybox")
+    busybox = shutil.which("busybox")
+    path = str(tmp_path / "bin")
+    os.mkdir(path)
+    for name in subprocess.check_output([busybox, "--list"]).decode().split():
+        os.symlink(busybox, os.path.join(path, name))
+    os.symlink("/usr/bin/python3", path + "/python3")
+    for _ in range(2):
+        root.install("--prefix", "p", shell=[busybox, "sh"], PATH=path)
+    assert {client for _, client in origin.asked} == {"Python-urllib"}
+    assert root.run("p/bin/podstack", "--version", PATH=path).out.startswith("podstack ")
+    root.install("--uninstall", "--prefix", "p", shell=[busybox, "sh"], PATH=path)
+    assert snapshot(root.home) == {}
 
 
 @pytest.mark.parametrize(
