@@ -1183,7 +1183,20 @@ class App:
         if self.stdout is None:
             raise PodError("Standard output is closed")
         self.clear_status()
-        self.stdout.write(text)
+        self.on_stdout(self.stdout.write, text)
+
+    def flush(self):
+        if self.stdout is not None:
+            self.on_stdout(self.stdout.flush)
+
+    def on_stdout(self, act, *words):
+        try:
+            act(*words)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self.stdout = None  # what it still holds cannot be written at the end either
+            raise PodError("Cannot write to standard output: %s" % error.strerror)
 
     def write_bytes(self, data):
         """Write a part of the answer that is not text to stdout, as it is."""
@@ -1422,11 +1435,6 @@ class App:
             process.kill()
             process.wait()
             raise
-
-    def flush(self):
-        for stream in (self.stdout, self.stderr):
-            if stream is not None:
-                stream.flush()
 
     def browser_command(self):
         """Return the argv that opens a page here (`%s` is the address), or None."""
@@ -7240,7 +7248,7 @@ def run():
     code = main(sys.argv[1:], app)
     try:
         app.flush()
-    except OSError:
+    except (OSError, PodError):
         code = code or 1
     os._exit(code)  # skips the interpreter's tear-down: 1-2 ms, and threads that still wait
 
