@@ -17,6 +17,8 @@ set -eu
 
 VERSION=1.0.0
 ORIGIN=https://get.podstack.ai
+line_end='
+'
 MARK='# The podstack launcher, written by install.sh.'
 
 usage() {
@@ -115,9 +117,10 @@ own() {
 }
 
 find_home() {
-    user=$(id -un)
+    user=$(id -un 2>/dev/null) || fail "HOME is not set"
     case $user in *[!A-Za-z0-9._-]*) fail "HOME is not set" ;; esac
     eval "HOME=~$user"
+    case $HOME in /*) ;; *) fail "HOME is not set" ;; esac
 }
 
 choose_place() {
@@ -191,8 +194,9 @@ behind() {
 # Root runs only what root alone can change, and nothing that goes when a user goes.
 check_owner() {
     [ "$uid" = 0 ] || return 0
+    home=${HOME%/}  # empty where HOME is /, as for some services
     case $1 in
-        /root/* | /home/* | /Users/* | /var/root/* | "${HOME%/}"/?*)
+        /root/* | /home/* | /Users/* | /var/root/* | "${home:-/root}"/*)
             echo "it is in somebody's home" && return 1
             ;;
     esac
@@ -221,13 +225,11 @@ find_python() {
         if [ "$found" = /usr/bin/python3 ] && has xcode-select && ! xcode-select -p >/dev/null 2>&1; then
             continue
         fi
-        if python=$(probe "$(behind "$found")") && answer=$(probe "$python"); then
-            python=$answer
-            return
+        if answer=$(probe "$(behind "$found")"); then
+            python=${answer##*"$line_end"}  # above it a shim may have had its say
+            ! answer=$(probe "$python") || return 0
         fi
-        tried="$tried
-  $found: $(printf '%s\n' "${answer:-$python}" | tail -n 1)"
-        answer=''
+        tried="$tried$line_end  $found: ${answer##*"$line_end"}"
     done
     fail "podstack needs Python 3.6 or newer, and none was found here${tried:+; tried:$tried}
 Install one with your package manager (python3), then run this again"
@@ -265,7 +267,7 @@ print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$1"
 }
 
 verify() {
-    wanted=${PODSTACK_SHA256-}
+    wanted=$(printf '%s\n' "${PODSTACK_SHA256-}" | tr A-F a-f)
     if [ -z "$wanted" ] && [ -f "$new/podstack.py.sha256" ]; then
         read -r wanted _ <"$new/podstack.py.sha256" || :
         [ ${#wanted} = 64 ] || fail "$source.sha256 holds no checksum; nothing was changed"
@@ -504,7 +506,7 @@ clean_up() {
 main() {
     parse_arguments "$@"
     umask 022
-    new='' stage='' fresh='' answer=''
+    new='' stage='' fresh=''
     trap clean_up EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP

@@ -6604,12 +6604,13 @@ def check_is_ours(folder):
 
 
 def fetch_installer(cx, origin):
-    """Return the text of install.sh from its origin, whole; raises PodError."""
+    """Return (version, text) of install.sh from its origin, whole; raises PodError."""
     url = safe_url(origin + "/cli", "installer's address", loopback=True)
     answer = check_service(cx.http.request("GET", url, redirects=5))
-    if answer.status != 200 or not answer.text.endswith('\n{ main "$@"; }\n'):
+    versions = [line[8:] for line in answer.text.splitlines() if line.startswith("VERSION=")]
+    if answer.status != 200 or not versions or not answer.text.endswith('\n{ main "$@"; }\n'):
         raise PodError("%s is not podstack's installer (HTTP %d)" % (url, answer.status))
-    return answer.text
+    return versions[0], answer.text
 
 
 @command(
@@ -6626,10 +6627,9 @@ def update(cx, args):
     receipt = read_receipt()
     origin = cx.app.env("PODSTACK_INSTALL_URL") or receipt.get("origin", INSTALL_URL)
     origin = origin.rstrip("/")
-    script = fetch_installer(cx, origin)
+    version, script = fetch_installer(cx, origin)
     if args.check:
-        found = next(line[8:] for line in script.splitlines() if line.startswith("VERSION="))
-        news = "is the newest" if found == VERSION else "can be updated to " + printable(found)
+        news = "is the newest" if version == VERSION else "can be updated to " + printable(version)
         cx.app.out("podstack %s %s" % (VERSION, news))
         return
     check_is_ours(os.path.dirname(SOURCE))

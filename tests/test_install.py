@@ -254,7 +254,9 @@ def test_dry_run_prints_what_a_run_does_and_does_nothing(origin, user):
 def only(folder, *programs):
     """Return a PATH on which a minimal system and these programs alone are found."""
     os.mkdir(folder)
-    tools = "awk cat chmod cmp cp dirname grep id ls mkdir mktemp mv readlink rm rmdir sed sh tail"
+    tools = (
+        "awk cat chmod cmp cp dirname grep id ls mkdir mktemp mv readlink rm rmdir sed sh tail tr"
+    )
     for name in tools.split() + list(programs):
         os.symlink(shutil.which(name, path=SYSTEM), os.path.join(folder, name))
     return folder
@@ -309,7 +311,7 @@ def test_a_pinned_checksum_is_the_one_that_counts(origin, user):
     pin = hashlib.sha256(origin.files["/podstack.py"]).hexdigest()
     origin.files["/podstack.py.sha256"] = b"never asked for"
     del origin.asked[:]
-    user.install(PODSTACK_SHA256=pin)
+    user.install(PODSTACK_SHA256=pin.upper())
     assert [path for path, _ in origin.asked] == ["/podstack.py"]
 
 
@@ -441,8 +443,9 @@ def test_github_actions_finds_it_in_the_next_step(origin, user):
     assert read(told) == user.home + "/.local/bin\n"
 
 
-def test_root_needs_no_home(origin, root):
-    root.install("--prefix", "p", HOME=None)
+@pytest.mark.parametrize("home", [None, "/"])
+def test_root_needs_no_home(home, origin, root):
+    root.install("--prefix", "p", HOME=home)
     assert root.run("p/bin/podstack", "--version").code == 0
 
 
@@ -471,7 +474,7 @@ def test_shims_and_links_are_resolved_once(origin, user):
     user.run("mkdir", "shims", "links")
     user.run(
         "sh", "-c",
-        "printf '#!/bin/sh\\nexec /usr/bin/python3 \"$@\"\\n' >shims/python3;"
+        "printf '#!/bin/sh\\necho using 3.11; exec /usr/bin/python3 \"$@\"\\n' >shims/python3;"
         "chmod +x shims/python3; ln -s ../shims/python3 links/python3",
     )  # fmt: skip
     user.install(PATH="%s/links:%s" % (user.home, SYSTEM))
@@ -577,7 +580,8 @@ def test_an_install_of_another_user_can_be_checked_but_not_changed(origin, user)
 
 def test_update_refuses_what_is_no_installer(origin, user):
     user.install()
-    for body in (b"<html>503</html>", read(SCRIPT).encode()[:-5]):
+    script = read(SCRIPT).encode()
+    for body in (b"<html>503</html>", script[:-5], b'\n{ main "$@"; }\n'):
         origin.files["/cli"] = body
         told = user.run("podstack", "update", code=1).err
         assert told == "Error: %s/cli is not podstack's installer (HTTP 200)\n" % origin.url
