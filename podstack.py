@@ -5236,9 +5236,10 @@ class Findings:
     def ok(self, check, detail):
         self.add(check, "ok", detail)
 
-    def failed(self, check, error):
-        fix = None if error.hint == DOCTOR_HINT else error.hint
-        self.add(check, "fail", error.message, fix)
+    def failed(self, check, error, fix=None):
+        """Add a failure with the error's own remedy, or `fix` where it knows none but this."""
+        own = error.hint if error.hint != DOCTOR_HINT else None
+        self.add(check, "fail", error.message, own or fix)
 
 
 @command(
@@ -5249,11 +5250,11 @@ class Findings:
 def auth_doctor(cx, args):
     """Check config file, keychain, endpoint and token; show where values come from."""
     findings = Findings()
-    config = check_config(cx, findings)
-    if config:
-        check_values(cx, findings)
-        check_keychain(cx, findings)
-    if check_endpoint(cx, findings):
+    usable = check_config(cx, findings) and check_values(cx, findings)
+    readable = usable and check_keychain(cx, findings)
+    from_environment = cx.app.env("PODSTACK_API_TOKEN") is not None
+    reachable = (usable or from_environment) and check_endpoint(cx, findings)
+    if reachable and (readable or from_environment):
         check_credential(cx, findings)
     form = chosen_output(cx, explicit_only=True)
     if form in ("json", "yaml"):
@@ -5273,7 +5274,8 @@ def check_config(cx, findings):
         path = cx.settings.path
         config = cx.config.require()
         for name in config.profile_names():
-            config.profile(name)
+            for field in PROFILE_FIELDS:
+                config.profile(name).get(field)
     except PodError as error:
         findings.failed("file", error)
         return False
@@ -5284,26 +5286,42 @@ def check_config(cx, findings):
     else:
         mode = stat.S_IMODE(config.stat.st_mode)
         findings.ok("file", "%s (mode %03o, uid %d)" % (path, mode, config.stat.st_uid))
-    started = time.monotonic()
-    try:
-        config.lock.seconds = 2
-        with config.lock:
-            held = config.lock.held
-        spent = "%.0f ms" % ((time.monotonic() - started) * 1000)
-        findings.add("lock", "ok" if held else "warn",
-                     spent if held else "this file system has no locks")  # fmt: skip
-    except PodError as error:
-        findings.failed("lock", error)
+    if os.path.isdir(os.path.dirname(os.path.realpath(path))):
+        check_lock(config.lock, findings)
     return True
 
 
+def check_lock(lock, findings):
+    """Add how long the lock takes; another process's is waited for two seconds."""
+    started, patience = time.monotonic(), lock.seconds
+    lock.seconds = 2
+    try:
+        with lock:
+            held = lock.held
+        spent = (time.monotonic() - started) * 1000
+        if held:
+            findings.ok("lock", "%.0f ms" % spent)
+        else:
+            fix = "Set PODSTACK_CONFIG to a path that can be written, on a local disk"
+            findings.add("lock", "warn", "there can be none beside the file", fix)
+    except PodError as error:
+        findings.failed("lock", error)
+    finally:
+        lock.seconds = patience
+
+
 def check_values(cx, findings):
-    """Add where each value comes from, and what it shadows."""
+    """Add where each value comes from, and what it shadows; False without a profile."""
+    try:
+        cx.settings.profile()
+    except PodError as error:
+        findings.failed("profile", error)
+        return False
     for name in SETTINGS:
         try:
             found = list(cx.settings.candidates(name))
         except PodError as error:
-            findings.failed(name, error)
+            findings.failed(name, error, "Correct it where it is set")
             continue
         if not found:
             continue
@@ -5312,38 +5330,44 @@ def check_values(cx, findings):
         if shadowed:
             detail += ", shadows %s" % ", ".join(shadowed)
         findings.ok(name, detail)
+    return True
 
 
 def check_keychain(cx, findings):
-    """Add whether the keychain answers, where this profile uses it."""
+    """Add whether the keychain answers, where it is in use; False where it keeps the token back."""
+    profile = cx.settings.profile()
     try:
-        if cx.settings.get("storage") != "keyring":
-            return
-        started = time.monotonic()
-        open_keychain(cx.app).read(keychain_account(cx.settings, cx.settings.profile().name))
-        findings.ok("keyring", "%.0f ms" % ((time.monotonic() - started) * 1000))
+        if profile.in_keychain or cx.settings.get("storage") == "keyring":
+            started = time.monotonic()
+            open_keychain(cx.app).read(keychain_account(cx.settings, profile.name))
+            findings.ok("keyring", "%.0f ms" % ((time.monotonic() - started) * 1000))
+        return True
     except PodError as error:
         findings.failed("keyring", error)
+        return not profile.in_keychain
 
 
 def check_endpoint(cx, findings):
     """Add whether the endpoint answers, over what, and whether the clocks agree."""
+    fix = "Correct the endpoint's address"
     try:
         url = parse_url(cx.settings.get("endpoint"))
+        fix = "Try it with: curl -v %s" % url.origin
         proxy = cx.http.proxy_for(url)
         started = time.monotonic()
-        answer = cx.http.request("GET", url, retries=0)
+        document = well_known(url, "oauth-protected-resource")
+        answer = check_service(cx.http.request("GET", document, retries=0))
     except TransportFailure as error:
-        findings.add("network", "fail", error.reason, "Check HTTPS_PROXY")
+        findings.add("network", "fail", error.reason, "Correct HTTPS_PROXY")
         return False
     except PodError as error:
-        findings.failed("network", error)
+        findings.failed("network", error, fix)
         return False
-    way = "through %s" % proxy if proxy else "directly"
-    trust = cx.settings.find("ca_bundle")
-    trusted = " trusting %s" % trust.value if trust else ""
     spent = (time.monotonic() - started) * 1000
-    findings.ok("network", "%s %s%s, %.0f ms" % (url.origin, way, trusted, spent))
+    trust = cx.settings.get("ca_bundle") or "the system's certificates"
+    detail = "%s %s" % (url.origin, "through %s" % proxy if proxy else "directly")
+    detail += ", trusting %s" % trust if url.scheme == "https" else ""
+    findings.ok("network", "%s, %.0f ms" % (detail, spent))
     check_clock(cx, findings, answer)
     return True
 
@@ -5367,10 +5391,18 @@ def check_credential(cx, findings):
     """Add where the token comes from, and whether it serves and until when."""
     try:
         token = cx.api.token()
-        origin = cx.api.credential.origin.replace("Token from ", "from ")
-        expires = expiry_words(token.get("expires_at"), cx.app.now())
-        created = format_date(token.get("created_at"))
-        findings.ok("token", "%s, created %s, expires %s" % (origin, created, expires))
+        credential = cx.api.credential
+        detail = "%s, created %s, expires %s" % (
+            credential.origin.replace("Token from ", "from "),
+            format_date(token.get("created_at")),
+            expiry_words(token.get("expires_at"), cx.app.now()),
+        )
+        profile = cx.settings.profile()
+        if credential.kind == "environment" and (
+            profile.holds_login or profile.get("token_command")
+        ):
+            detail += ", shadows the one of profile '%s'" % profile.name
+        findings.ok("token", detail)
     except PodError as error:
         findings.failed("token", error)
 

@@ -519,6 +519,11 @@ def test_without_a_terminal_a_silent_keyring_is_given_ten_seconds(api, cli, conf
         done, spent = timed(cli, *words, code=1)
         assert done.err == "Waiting for your keyring to be unlocked ...\n" + SILENT
         assert 9.5 < spent < 20
+    done, spent = timed(cli, "auth", "doctor", code=1)
+    assert re.search(
+        "^fail  keyring    Cannot use the keyring: it does not answer$", done.out, re.M
+    )
+    assert 9.5 < spent < 20 and " token " not in done.out
     assert config.read_bytes() == before
     thaw(machine)
     assert cli("auth", "whoami").out == "user@example.com\n"
