@@ -653,6 +653,40 @@ def test_ctrl_c_lets_the_keyring_store_the_new_pair(
     assert api.refreshes == 1
 
 
+@pytest.mark.slow
+def test_no_program_that_is_started_is_handed_a_secret(
+    api, config, keyring, browser, monkeypatch, tmp_path
+):
+    """Every execve of every child, with its whole argument list and environment."""
+    need("strace")
+    monkeypatch.setenv("PODSTACK_API_TOKEN", OTHER)
+    trace = tmp_path / "trace"
+    tracing = ["strace", "-f", "-qq", "-v", "-s", "65536", "-e", "trace=execve", "-o", str(trace)]
+    execs = ""
+    for words in (
+        "auth login --use-keyring --browser",
+        "--profile default auth refresh",
+        "--profile default auth whoami",
+        "--profile command auth whoami",
+        "--profile default auth logout --revoke",
+    ):
+        if "command" in words:
+            program = "profiles:\n  command:\n    token_command: [sh, -c, exec true]\n"
+            program += "    api_endpoint: %s\n" % api.url
+            config.write_text(config.read_text() + program)
+        argv = tracing + [sys.executable, "-B", PODSTACK] + words.split()
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert done.returncode == (4 if "command" in words else 0), done.stderr.decode()
+        # What the user started himself has the user's own environment.
+        execs += "".join(trace.read_text().splitlines(True)[1:])
+    assert execs.count("/secret-tool") > 10 and '"exec true"' in execs and '"person"' in execs
+    secrets = list(api.tokens) + list(api.refresh_tokens) + [OTHER, "ps1.", "PODSTACK_API_TOKEN"]
+    for secret in secrets:
+        assert secret not in execs, secret
+
+
 # -- a keyring that lies
 
 
