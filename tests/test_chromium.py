@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import urllib.parse
 import urllib.request
 
 import pytest
@@ -188,3 +189,19 @@ def test_from_the_terminal_to_the_outcome_page(browser, login, decision, code, h
                 deviceScaleFactor=1, mobile=True)  # fmt: skip
     assert browser.run("document.documentElement.scrollWidth") <= 320
     browser.cdp("Emulation.clearDeviceMetricsOverride")
+
+
+@pytest.mark.slow
+def test_markup_in_an_error_is_text_on_the_page(browser, login, api):
+    markup = "<script>document.title='owned'</script><img src=x onerror=document.title='owned'>"
+    asked = login.asked()
+    query = [("error", "<b>bold</b>"), ("error_description", markup)]
+    query += [("state", asked["state"]), ("iss", api.url)]
+    browser.requests()
+    browser.open(asked["redirect_uri"] + "?" + urllib.parse.urlencode(query))
+    shows(browser, "You are not signed in - podstack")
+    assert login.end() == 4
+    told = "Sign-in failed: <b>bold</b>: %s. The terminal says what to do next." % markup
+    assert browser.run("document.querySelector('p').innerText") == told
+    assert browser.run("document.querySelectorAll('b, img').length") == 0
+    assert len(browser.requests()) == 1
