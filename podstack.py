@@ -1807,16 +1807,19 @@ class FileLock:
 
     def wait(self):
         """Take the lock within the time limit; raises LockBusy."""
-        deadline = self.app.now() + self.seconds
+        started = self.app.now()
         while True:
             try:
                 return lock_descriptor(self.descriptor, self.app.is_windows)
             except (BlockingIOError, PermissionError):
-                if self.app.now() >= deadline:
+                waited = self.app.now() - started
+                if waited >= self.seconds:
                     raise LockBusy(
                         "Another podstack holds %s (process %s)" % (self.path, self.holder()),
                         "Wait until it has ended, or end it, then try again",
                     )
+                if waited > 2 and self.app.is_terminal(self.app.stderr):
+                    self.app.status("Waiting for another podstack to end ...")
                 self.app.sleep(0.05)
 
     def sign(self):

@@ -162,3 +162,29 @@ def test_each_call_that_touches_the_files_fails(scene, cli, trouble):
             assert scene.found == (scene.text if place <= renamed else scene.new), (call, err)
         check_next_command(scene, cli)
     assert failures >= 8
+
+
+@pytest.mark.slow
+def test_interrupted_where_it_touches_the_files(scene, cli):
+    """Ctrl-C at each: nothing half-done stays, not even until the next change."""
+    ends = set()
+    for call in scene.calls():
+        if scene.touches(call) and call.name not in ("newfstatat", "lseek", "read"):
+            code, err = scene.play("-e", "inject=%s:signal=INT:when=%d" % (call.name, call.turn))
+            assert code in (0, 130) and "Traceback" not in err, (call, err)
+            assert scene.found in ((scene.new,) if code == 0 else (scene.text, scene.new)), call
+            assert [name for name in scene.names if name.endswith(".tmp")] == [], call
+            check_next_command(scene, cli)
+            ends.add((code, scene.found == scene.new))
+    assert 130 in {code for code, _ in ends}
+
+
+def test_a_disk_that_keeps_less_than_it_says_changes_nothing(scene, cli):
+    call = next(call for call in scene.calls() if call.name == "write" and ".tmp>" in call.text)
+    size = int(call.text.split("= ")[-1])
+    code, err = scene.play("-e", "inject=write:retval=%d:when=%d" % (size, call.turn))
+    assert code == 1, err
+    told = "Error: Cannot write %s: it does not read back as written\n" % scene.config
+    assert told in err
+    assert scene.found == scene.text
+    check_next_command(scene, cli)

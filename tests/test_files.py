@@ -241,7 +241,7 @@ def test_a_link_into_a_missing_directory_is_an_error(cli, config, home):
     result = cli("config", "set", "defaults.project", "b", code=1)
     assert result.err == failure(
         "Cannot write %s: No such file or directory" % config,
-        "Create the directory that it links to, or remove the link: ls -l %s" % (config),
+        "Create the directory that it links to, or remove the link: ls -l %s" % config,
     )
     assert config.is_symlink()
     assert names_in(home) == [".podstack"]
@@ -253,7 +253,7 @@ def test_a_link_to_itself_is_an_error_and_stays(cli, config, home):
         result = cli(*argv, code=1)
         assert result.err == failure(
             "Cannot read %s: Too many levels of symbolic links" % config,
-            "Mend the symbolic link: ls -l %s" % (config),
+            "Mend the symbolic link: ls -l %s" % config,
         )
     assert os.readlink(str(config)) == "config.yaml"
 
@@ -681,7 +681,8 @@ def test_a_lock_that_comes_free_is_taken_and_the_file_read_again(cli, config):
             stream.close()
 
     clock.on_sleep = let_go
-    cli(*SET, now=clock.now, sleep=clock.sleep)
+    result = cli(*SET, now=clock.now, sleep=clock.sleep, tty=True)
+    assert result.err.count("Waiting for another podstack to end ...") == 1
     assert config.read_text() == "defaults:\n  project: new\n  output: json\n"
 
 
