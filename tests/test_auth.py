@@ -358,10 +358,14 @@ def test_a_profile_on_the_command_line_wins_over_the_environments_token(cli, api
     assert done.err == ""
 
 
-@pytest.mark.parametrize("where", ["environment", "file"])
+@pytest.mark.parametrize("where", ["environment", "file", "command"])
 def test_status_for_a_script(cli, api, config, where):
     api.tokens[USER].expires = podstack.parse_time("2099-12-31T00:00:00Z")
     keep(config, api, USER if where == "file" else OTHER)
+    if where == "command":
+        config.write_text(
+            "auth:\n  token_command: echo %s\napi:\n  endpoint: %s\n" % (USER, api.url)
+        )
     env = {"PODSTACK_API_TOKEN": USER if where == "environment" else None}
     expected = {
         "authenticated": True,

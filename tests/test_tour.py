@@ -5,6 +5,7 @@ A tour that cannot fail proves nothing, so most of this is about guides that say
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import tempfile
 
 import pytest
 import sandbox
-from conftest import PYTHONS, TESTS, USER
+from conftest import PODSTACK, PYTHONS, TESTS, USER
 
 SCRIPT = os.path.join(TESTS, "sandbox.py")
 DONE = "Every step did what the guide says.\n"
@@ -103,6 +104,21 @@ def test_without_a_keyring_the_tour_shows_that_nothing_falls_back(tmp_path):
     assert (code, err) == (0, ""), out
     assert "# There is no keyring here, and this must not fall back to plain text:\n" in out
     assert "Error: Cannot use the keyring: secret-tool is not installed\n" in out
+
+
+@pytest.mark.slow
+def test_the_tour_runs_from_a_place_with_an_odd_name(tmp_path):
+    place = tmp_path / "it's a \u00fc place" / "tests"
+    place.mkdir(parents=True)
+    shutil.copy(PODSTACK, str(place.parent))
+    for name in ("sandbox.py", "authentication-guide.txt"):
+        shutil.copy(os.path.join(TESTS, name), str(place))
+    done = subprocess.run(
+        [sys.executable, "-B", str(place / "sandbox.py")], stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, env=dict(os.environ, TMPDIR=str(place)), timeout=110,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.decode()[-len(DONE) :]) == (0, DONE)
+    assert sorted(os.listdir(str(place))) == ["authentication-guide.txt", "sandbox.py"]
 
 
 # ---- a guide that says something else
