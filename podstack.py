@@ -1645,7 +1645,10 @@ def real_path(path):
 
 
 def make_directory(path):
-    """Create the config's directory, 0700 whatever the umask, where it is missing."""
+    """Create the config's directory, 0700 whatever the umask, where it is missing.
+
+    What a link leads to is not ours to make: it may be a disk that is not mounted now.
+    """
     parent = os.path.dirname(path)
     if os.path.isdir(path) or path == parent:  # the second: a drive that is not there
         return
@@ -1653,7 +1656,7 @@ def make_directory(path):
     umask = os.umask(0o077)
     try:
         os.mkdir(path, 0o700)
-    except FileExistsError:  # another process was quicker
+    except FileExistsError:  # another process was quicker, or it is a link to nowhere
         return
     finally:
         os.umask(umask)
@@ -1688,8 +1691,7 @@ def write_file(app, path, text, keep=True):
     directory, name = os.path.split(real)
     temporary = os.path.join(directory, ".%s.%s.tmp" % (name, os.urandom(6).hex()))
     try:
-        if not os.path.islink(path):
-            make_directory(directory)
+        make_directory(os.path.dirname(path))
         try:
             fill_temporary(temporary, real, data)
             if keep:
@@ -1775,8 +1777,7 @@ class FileLock:
         directory = os.path.dirname(real_path(self.config_path))
         self.path = os.path.join(directory, ".lock")
         try:
-            if not os.path.islink(self.config_path):
-                make_directory(directory)
+            make_directory(os.path.dirname(self.config_path))
             self.descriptor = self.open()
             self.wait()
             self.held = True

@@ -247,6 +247,21 @@ def test_a_link_into_a_missing_directory_is_an_error(cli, config, home):
     assert names_in(home) == [".podstack"]
 
 
+def test_a_directory_that_links_to_nowhere_is_an_error(cli, home):
+    folder = home / ".podstack"
+    folder.symlink_to(home / "disk" / "podstack")
+    result = cli(*SET, code=1)
+    assert result.err == failure(
+        "Cannot write %s: No such file or directory" % (folder / "config.yaml"),
+        "Create the directory that it links to, or remove the link: ls -l %s"
+        % (folder / "config.yaml"),
+    )
+    assert names_in(home) == [".podstack"]
+    (home / "disk" / "podstack").mkdir(parents=True)
+    cli(*SET)
+    assert content_of(home / "disk" / "podstack" / "config.yaml") == OLD.replace("old", "new")
+
+
 def test_a_link_to_itself_is_an_error_and_stays(cli, config, home):
     config.symlink_to("config.yaml")
     for argv in (("config", "set", "defaults.project", "b"), ("config", "get", "defaults.project")):
