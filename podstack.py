@@ -5538,6 +5538,15 @@ def config_set(cx, args):
     active = cx.settings.profile().name
     cx.config.edit(lambda config: key.change(config, active, value))
     cx.app.say("%s set to %s in %s" % (args.key, value, cx.settings.path))
+    if key.setting and not key.profile:
+        say_overridden(cx, key.setting)
+
+
+def say_overridden(cx, setting):
+    """Say which variable keeps a setting that was just stored from taking effect."""
+    for name in setting.env:
+        if cx.app.env(name):
+            cx.app.say("%s is set and overrides it" % name)
 
 
 @command(
@@ -5610,8 +5619,7 @@ def switch_profile(cx, name):
         config.existing_profile(name)
     config.edit(lambda config: [(("profile",), name)])
     cx.app.say("Using profile '%s'" % name)
-    if cx.app.env("PODSTACK_PROFILE"):
-        cx.app.say("PODSTACK_PROFILE is set and overrides it")
+    say_overridden(cx, SETTINGS["profile"])
 
 
 @command(
@@ -5695,8 +5703,7 @@ def store_project(cx, word):
     name = cx.settings.profile().name
     cx.config.edit(lambda config: [(config.profile(name).key_of("project"), word)])
     cx.app.say("Using project '%s'" % word)
-    if cx.app.env("PODSTACK_PROJECT"):
-        cx.app.say("PODSTACK_PROJECT is set and overrides it")
+    say_overridden(cx, SETTINGS["project"])
 
 
 @command(

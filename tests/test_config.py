@@ -819,6 +819,53 @@ def test_the_active_profile_is_not_deleted(cli, config):
 # -- what a setting does
 
 
+OTHER = "psk_sandbox_other"
+ANOTHER = {"PODSTACK_API_TOKEN": OTHER}
+MINE, THEIRS = "user@example.com\n", "other@example.com\n"
+
+
+def test_the_token_in_effect(cli, api, config):
+    keep = "profiles:\n  work:\n    token: %s\n    endpoint: %s\n  bare: {}\n" % (USER, api.url)
+    write(config, keep)
+    for option, env, who in (
+        (["--profile", "work"], {}, MINE),
+        (["--profile", "work"], ANOTHER, MINE),  # the profile that is typed comes first
+        (["--profile", "bare"], ANOTHER, THEIRS),
+        ([], dict(ANOTHER, PODSTACK_PROFILE="work"), THEIRS),
+        ([], {"PODSTACK_PROFILE": "work", "PODSTACK_API_TOKEN": ""}, MINE),
+    ):
+        assert cli(*option, "auth", "whoami", env=env).out == who, (option, env)
+    for option in (["--profile", "bare"], []):
+        done = cli(*option, "auth", "whoami", code=4)
+        assert done.error == "Error: Not authenticated"
+    done = cli("auth", "whoami", env={"PODSTACK_API_TOKEN": ""}, code=4)
+    assert "PODSTACK_API_TOKEN is set but empty\n" in done.err
+    write(config, keep + "profile: work\n")
+    assert cli("auth", "whoami").out == MINE
+    assert cli("auth", "whoami", env=ANOTHER).out == THEIRS
+
+
+def test_debug_by_option_or_variable(cli, api):
+    for option, env, shown in (
+        (["--debug"], {}, True),
+        ([], {"PODSTACK_DEBUG": "1"}, True),
+        ([], {"PODSTACK_DEBUG": ""}, False),
+    ):
+        done = cli(*option, "auth", "whoami", env=dict(env, PODSTACK_API_TOKEN=USER))
+        assert ("debug: " in done.err) is shown and USER not in done.err
+
+
+def test_a_setting_that_a_variable_overrides_is_stored_and_said(cli, config):
+    env = {"PODSTACK_OUTPUT": "json"}
+    done = cli("config", "set", "defaults.output", "wide", env=env)
+    assert done.err == (
+        "defaults.output set to wide in %s\nPODSTACK_OUTPUT is set and overrides it\n" % config
+    )
+    assert cli("config", "get", "defaults.output").out == "wide\n"
+    done = cli("config", "set", "profiles.work.project", "p", env={"PODSTACK_PROJECT": "x"})
+    assert done.err == "profiles.work.project set to p in %s\n" % config
+
+
 def test_the_project_in_effect_is_sent(cli, api, config):
     write(config, "auth:\n  token: %s\n  endpoint: %s\ndefaults:\n  project: my-project\n"
                   % (USER, api.url))  # fmt: skip

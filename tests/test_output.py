@@ -401,6 +401,21 @@ def shell(line, **env):
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
+def test_a_traceback_follows_the_message_with_debug_alone(home):
+    for typed, env, traced in (
+        ("auth status", {}, False),
+        ("--debug auth status", {}, True),
+        ("auth status --debug", {}, True),
+        ("auth status", {"PODSTACK_DEBUG": "1"}, True),
+        ("pod exec x -- ls --debug", {}, False),
+    ):
+        code, out, err = shell("$P " + typed, **env)
+        assert (code, out) == (4, "")
+        lines = [line for line in err.splitlines() if not line.startswith("debug: ")]
+        assert lines[0] == "Error: Not authenticated"
+        assert ("Traceback (most recent call last):" in lines) is traced
+
+
 ENDS = [
     ("$P config path >&-", 1, "Error: Standard output is closed\n"),
     ("$P config path >&- 2>&-", 1, ""),
