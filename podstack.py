@@ -7015,8 +7015,8 @@ def read_line(line):
     """Return (Command, Options) for a Line; raises UsageError."""
     found, words = find_command(line.words)
     if found is None:
-        for name, _ in line.options:  # its value stands where a command word is looked for
-            if name not in line.takes_value:
+        for name, _ in line.options:  # a slip there leaves its value among the command words
+            if name not in line.takes_value and did_you_mean(name, line.takes_value):
                 raise unknown_option([], name, line.takes_value)
         raise unknown_command(line.words)
     values = read_options(found.words, found.arguments, line.options)

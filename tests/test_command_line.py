@@ -89,6 +89,7 @@ REFUSED = [
     ("xyzzy", "Unknown command 'xyzzy'", ""),
     ("auth logn", "Unknown command 'logn' for 'podstack auth' (did you mean 'login'?)", "auth"),
     ("pod lst --wait", "Unknown command 'lst' for 'podstack pod' (did you mean 'list'?)", "pod"),
+    ("pod lst --wide", "Unknown command 'lst' for 'podstack pod' (did you mean 'list'?)", "pod"),
     ("auth xyzzy", "Unknown command 'xyzzy' for 'podstack auth'", "auth"),
     ("environment", "Unknown command 'environment'", ""),
     ("help enviroment", "Unknown command 'enviroment' (did you mean 'environment'?)", ""),
