@@ -1903,32 +1903,26 @@ class HeldInterrupts:
 
 
 class Profile:
-    """One account of the config file: `name`, `base` (its key path), `form` (flat or nested)."""
+    """One account of the config file: its `name` and `base`, the key path where it stands."""
 
-    def __init__(self, config, name, base, data):
-        self.config, self.name, self.base, self.data = config, name, base, data
-        blocks = [data.get(block) for block in ("auth", "defaults", "api")]
-        nested = not base or any(isinstance(block, dict) for block in blocks)
-        self.form = "nested" if nested else "flat"
+    def __init__(self, config, name, base):
+        self.config, self.name, self.base = config, name, base
+        blocks = [config.at(base + (block,)) for block in ("auth", "defaults", "api")]
+        self.is_nested = not base or any(isinstance(block, dict) for block in blocks)
 
     def key_of(self, field):
         """Return the key path where `field` stands, or would be written."""
         flat, nested = self.base + (field,), self.base + PROFILE_FIELDS[field]
         if not self.base:
             return nested
-        here, there = self.config.has(flat), self.config.has(nested)
-        if here and there:
+        is_flat, is_nested = self.config.has(flat), self.config.has(nested)
+        if is_flat and is_nested:
             raise self.config.error(nested, "stands in both forms, as %s, too" % ".".join(flat))
-        if here or there:
-            return flat if here else nested
-        return nested if self.form == "nested" else flat
+        return nested if is_nested or (self.is_nested and not is_flat) else flat
 
     def get(self, field):
         """Return the text of `field`, or None."""
         return self.config.text_at(self.key_of(field))
-
-    def is_set(self, field):
-        return self.config.has(self.key_of(field))
 
     @property
     def holds_login(self):
@@ -2019,29 +2013,20 @@ class Config:
 
     def profile_names(self):
         """Return the profiles' names; the one at the top of the file first, as `default`."""
-        named = self.at(("profiles",)) or {}
-        if not isinstance(named, dict):
-            raise self.error(("profiles",), "must hold keys and values")
         top = [] if self.profile_base(DEFAULT_PROFILE) else [DEFAULT_PROFILE]
-        return top + list(named)
+        return top + list(self.at(("profiles",)) or {})
 
     def profile_base(self, name):
         """Return the key path of a profile: () for the blocks at the top of the file."""
         named = ("profiles", name)
-        if name != DEFAULT_PROFILE or self.has(named) or self.at(named) == {}:
+        if name != DEFAULT_PROFILE or self.has(named):
             return named
-        at_top = "auth" in self.data or self.has(("defaults", "project"))
-        if at_top or self.has(("defaults", "gpu_type")) or "profiles" not in self.data:
-            return ()
-        return named
+        at_top = (("auth",), ("defaults", "project"), ("defaults", "gpu_type"))
+        return () if any(map(self.has, at_top)) or "profiles" not in self.data else named
 
     def profile(self, name):
         """Return the Profile `name`, empty where the file has none."""
-        base = self.profile_base(name)
-        data = self.at(base) if base else self.data
-        if data is not None and not isinstance(data, dict):
-            raise self.error(base, "must hold keys and values")
-        return Profile(self, name, base, data or {})
+        return Profile(self, name, self.profile_base(name))
 
     def existing_profile(self, name):
         """Return the Profile `name`; raises NotFound where the file has none."""
@@ -2565,7 +2550,7 @@ def forget_login(settings, name):
 
     def plan(config):
         fresh = config.profile(name)
-        return [(fresh.key_of(field), None) for field in LOGIN_FIELDS if fresh.is_set(field)]
+        return [(fresh.key_of(field), None) for field in LOGIN_FIELDS]
 
     with config.lock:
         config.reload()
