@@ -185,10 +185,7 @@ VISIBLE_FORM = {code: ("\\x%02x" if code < 256 else "\\u%04x") % code for code i
 JSON_FORM = {code: "\\u%04x" % code for code in UNSAFE if code >= 0x7F}
 NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 URL_SAFE = frozenset((NAME_LETTERS + "-._~").encode("ascii"))
-SECRET_NAMES = (
-    "access_token|refresh_token|id_token|token|code|code_verifier|device_code|user_code|state"
-    "|client_secret|password|authorization|proxy-authorization"
-)
+WIRE_SECRETS = "access_token|refresh_token|id_token|token|device_code|client_secret|secret|password"
 
 
 def printable(text):
@@ -265,13 +262,15 @@ def mask(token):
 
 
 def encodings(secret):
-    """Return the forms in which a secret may turn up: raw, JSON, percent, hex, base64."""
+    """Return the forms in which a secret may turn up: raw, quoted, JSON, percent, hex, base64."""
     import base64
 
     raw = secret.encode("utf-8", "replace")
-    percent = percent_encode(raw.decode("utf-8"))
-    forms = {secret, json_dump(secret)[1:-1], percent, percent.lower()}
-    forms.update((raw.hex(), raw.hex().upper()))
+    forms = {secret, repr(secret)[1:-1], secret.replace("/", "\\/"), raw.hex(), raw.hex().upper()}
+    for form in ("%%%02X", "%%%02x"):
+        percent = "".join(chr(byte) if byte in URL_SAFE else form % byte for byte in raw)
+        forms.update((percent, percent.replace("%20", "+")))
+    forms.update(json_dump(secret, ascii_only)[1:-1] for ascii_only in (False, True))
     for shift in range(3):
         coded = base64.b64encode(b"\0" * shift + raw).decode("ascii").rstrip("=")
         whole = coded[(0, 2, 3)[shift] : len(coded) - (1 if (len(raw) + shift) % 3 else 0)]
@@ -292,11 +291,17 @@ def redact(text, secrets=()):
 
 
 def redact_names(text):
-    """Return wire text with the values of secret-bearing names masked (headers, forms, JSON)."""
+    """Return wire text with the values of secret-bearing names masked: in JSON, in forms.
+
+    So is what a pod's environment holds: keys of other services, as a rule.
+    """
     import re
 
-    text = re.sub(r'(?i)("(?:%s)"\s*:\s*)"(?:[^"\\]|\\.)*"?' % SECRET_NAMES, r'\1"****"', text)
-    return re.sub(r"(?i)((?:^|[?&\s])(?:%s)=)[^&\s]*" % SECRET_NAMES, r"\1****", text)
+    quoted = r'"(?:[^"\\]|\\.)*"?'
+    text = re.sub(r'(?i)("(?:%s)"\s*:\s*)%s' % (WIRE_SECRETS, quoted), r'\1"****"', text)
+    text = re.sub(r'("env"\s*:\s*){(?:[^{}"]|%s)*}?' % quoted, r"\1{****}", text)
+    names = WIRE_SECRETS + "|code|code_verifier|state"
+    return re.sub(r"(?i)((?:^|[?&\s])(?:%s)=)[^&\s]*" % names, r"\1****", text)
 
 
 def did_you_mean(word, choices):
@@ -1146,6 +1151,7 @@ class App:
         self.now, self.clock, self.sleep = now, clock, sleep
         self.read_secret = read_secret
         self.secrets = set()
+        self.guard((self.env("PODSTACK_API_TOKEN") or "").strip())
         self.quiet = self.debugging = self.assume_yes = False
         self.color = False
         self.status_shown = None
@@ -2612,13 +2618,13 @@ def environment_credential(settings):
     token = settings.app.env("PODSTACK_API_TOKEN")
     if token is None:
         return None
-    settings.app.guard(token)
-    if not is_token(token.strip()):
+    token = token.strip()
+    if not is_token(token):
         raise AuthError(
             "PODSTACK_API_TOKEN is not one line of visible ASCII",
             "Generate a new token from the dashboard (%s)" % DASHBOARD_TOKENS,
         )
-    return Credential(token.strip(), "environment", "Token from PODSTACK_API_TOKEN")
+    return Credential(token, "environment", "Token from PODSTACK_API_TOKEN")
 
 
 def command_credential(settings, profile):
@@ -4982,7 +4988,9 @@ def auth_status(cx, args):
         if isinstance(error, Unreachable):
             error.message = "Could not verify: %s" % error.message
         if form in ("json", "yaml"):
-            print_data(cx, {"authenticated": False, "reason": error.message}, form)
+            print_data(
+                cx, {"authenticated": False, "reason": redact(error.message, cx.app.secrets)}, form
+            )
         raise
     token = user.get("token") if isinstance(user.get("token"), dict) else {}
     if form in ("json", "yaml"):
@@ -5215,11 +5223,12 @@ def auth_list(cx, args):
 class Findings:
     """The lines of `auth doctor`: (check, status, detail, fix)."""
 
-    def __init__(self):
-        self.rows = []
+    def __init__(self, app):
+        self.app, self.rows = app, []
 
     def add(self, check, status, detail, fix=None):
-        row = {"check": check, "status": status, "detail": printable(detail), "fix": fix}
+        detail = printable(redact(detail, self.app.secrets))
+        row = {"check": check, "status": status, "detail": detail, "fix": fix}
         self.rows.append(row)
 
     def ok(self, check, detail):
@@ -5238,7 +5247,7 @@ class Findings:
 )
 def auth_doctor(cx, args):
     """Check config file, keychain, endpoint and token; show where values come from."""
-    findings = Findings()
+    findings = Findings(cx.app)
     usable = check_config(cx, findings) and check_values(cx, findings)
     readable = usable and check_keychain(cx, findings)
     from_environment = cx.app.env("PODSTACK_API_TOKEN") is not None
@@ -7013,7 +7022,6 @@ def prepare(cx):
     """Let the options and settings that concern the terminal take effect."""
     app, options = cx.app, cx.options
     app.quiet, app.assume_yes = options.quiet, options.yes
-    app.debugging = options.debug or bool(app.env("PODSTACK_DEBUG"))
     plain = options.no_color or app.env("NO_COLOR") or app.env("PODSTACK_NO_COLOR")
     dumb = app.env("TERM") == "dumb" or (app.is_windows and not app.env("WT_SESSION"))
     if plain or dumb or not app.is_terminal(app.stderr):
@@ -7219,28 +7227,30 @@ def print_completions(app, typed):
 # -- the end of every run
 
 
+def brief(app, text):
+    """Return a text for stderr, not beyond measure; what is cut could no longer be redacted."""
+    text = redact(text, app.secrets)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
+
+
 def report(app, error):
-    """Write a failure's lines to stderr, none beyond measure: message, hint, details."""
-
-    def brief(text):
-        text = redact(text, app.secrets)  # first: what is cut is no longer known for a secret
-        return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
-
-    app.complain(brief(error.message), label="Error: ")
-    app.complain(*[brief(line) for line in [error.hint] + error.details if line])
+    """Write a failure's lines to stderr: the message, the hint, the details."""
+    app.complain(brief(app, error.message), label="Error: ")
+    app.complain(*[brief(app, line) for line in [error.hint] + error.details if line])
 
 
 def report_trace(app):
     if app.debugging:
         import traceback
 
-        app.complain(*redact(traceback.format_exc(), app.secrets).splitlines())
+        trace = redact_names(redact(traceback.format_exc(), app.secrets))
+        app.complain(*[brief(app, line) for line in trace.splitlines()])
 
 
 def main(argv, app):
     """Run one command line in `app` and return its exit code; nothing escapes."""
-    if "--debug" in argv[: argv.index("--") if "--" in argv else None]:
-        app.debugging = True
+    options = argv[: argv.index("--") if "--" in argv else None]
+    app.debugging = "--debug" in options or bool(app.env("PODSTACK_DEBUG"))
     try:
         if argv[:1] == ["__complete"]:
             return print_completions(app, argv[1:])
