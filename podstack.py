@@ -6581,17 +6581,20 @@ def api_call(cx, args):
     method = (args.method or ("POST" if fields or raw is not None else "GET")).upper()
     if not method.isalpha() or not is_token(method):
         raise UsageError("'%s' is not a method" % printable(method))
+    form = "yaml" if args.output == "yaml" else "json"
     if args.paginate:
         if method != "GET":
             raise UsageError("--paginate goes with GET")
-        return print_streamed(cx, cx.api.pages("items", path, query + fields), "json")
+        query = [pair for pair in query + fields if pair[0] not in ("page", "limit")]
+        name = path.rstrip("/").rpartition("/")[2]
+        return print_streamed(cx, cx.api.pages(name, path, query, in_project=True), form)
     if method == "GET":
         query, fields = query + fields, []
     body = dict(fields) if fields else None
-    answer = cx.api.send(method, path, query, body, "'%s'" % args.path, raw=raw)
+    answer = cx.api.send(method, path, query, body, "'%s'" % args.path, True, raw)
     value = answer.json()
     if value is not None:
-        print_data(cx, value, chosen_output(cx, True) if args.output == "yaml" else "json")
+        print_data(cx, value, form)
     elif answer.body:
         for line in answer.text.splitlines():
             cx.app.out(line)
@@ -6603,7 +6606,10 @@ def check_api_path(text):
 
     path, _, query = text.partition("?")
     path = path[3:] if path.startswith("/v1/") else path
-    segments = unquote(path).replace("\\", "/").split("/")
+    decoded = path
+    while unquote(decoded) != decoded:  # however often it will be decoded there
+        decoded = unquote(decoded)
+    segments = decoded.replace("\\", "/").split("/")
     plain = is_token(text) and not any(char in text for char in '\\#"<>')
     if not path.startswith("/") or path.startswith("//") or not plain:
         raise UsageError("PATH starts with one / and is a path alone, as in /pods")
