@@ -116,18 +116,13 @@ class Clock:
 class Token:
     """An API token or an OAuth access token, as the table of tokens keeps it."""
 
-    def __init__(self, value, account, created, **known):
-        self.value = value
-        self.account = account
+    def __init__(self, value, account, created, name="Podstack CLI", type="api_token",
+                 scopes=ALL_SCOPES, expires=None, client_id=None, family=None):  # fmt: skip
         self.id = "tok-" + hashlib.sha256(value.encode()).hexdigest()[:12]
-        self.name = known.get("name", "Podstack CLI")
-        self.type = known.get("type", "api_token")
-        self.scopes = list(known.get("scopes", ALL_SCOPES))
-        self.created = created
-        self.expires = known.get("expires")
-        self.last_used = None
-        self.client_id = known.get("client_id")
-        self.family = known.get("family")
+        self.value, self.account, self.name, self.type = value, account, name, type
+        self.scopes = list(scopes)
+        self.created, self.expires, self.last_used = created, expires, None
+        self.client_id, self.family = client_id, family
 
     def allows(self, scope):
         """Whether the token may do this: a login acts for the whole account."""
@@ -431,21 +426,15 @@ USER_CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 §6.1: no vowels, nothing
 class Grant:
     """One login: what was asked for and agreed to. All its tokens live and die together."""
 
-    def __init__(self, client_id, scopes, resource, **known):
-        self.client_id = client_id
-        self.scopes = scopes
-        self.resource = resource
-        self.account = known.get("account")
-        self.redirect_uri = known.get("redirect_uri")
-        self.challenge = known.get("challenge")
-        self.state = known.get("state")
-        self.user_code = known.get("user_code")
-        self.interval = known.get("interval")
-        self.last_poll = known.get("last_poll")
-        self.expires = known.get("expires")
+    def __init__(self, client_id, scopes, resource, account=None, redirect_uri=None,
+                 challenge=None, state=None, user_code=None, interval=None, last_poll=None,
+                 expires=None):  # fmt: skip
+        self.client_id, self.scopes, self.resource = client_id, scopes, resource
+        self.account, self.expires = account, expires
+        self.redirect_uri, self.challenge, self.state = redirect_uri, challenge, state
+        self.user_code, self.interval, self.last_poll = user_code, interval, last_poll
         self.decision = None  # "approve" or "deny"
-        self.spent = False
-        self.dead = False
+        self.spent = self.dead = False
 
 
 class RefreshToken:
@@ -1901,7 +1890,7 @@ KEYRING_SESSION = """exec 3>&2 2>/dev/null dbus-run-session -- sh -c '
 printf secret | gnome-keyring-daemon --unlock --components=secrets --daemonize >/dev/null
 exec "$@" 2>&3 3>&-' sh "$@"
 """
-KEYRING_PROOF = "printf works | secret-tool store --label=x x y && secret-tool lookup x y"
+KEYRING_PROOF = "printf x | secret-tool store --label=x x y && secret-tool lookup x y"
 
 
 class Tour:
@@ -2168,7 +2157,7 @@ class Tour:
         return words + ["XDG_RUNTIME_DIR=" + runtime, "BROWSER=" + browser_command("person")]
 
     def has_keyring(self, session):
-        """Whether a keyring can be had here at all."""
+        """Whether a keyring can be had here at all: made in one session, unlocked in the next."""
         path = self.place.env["PATH"]
         if not all(shutil.which(program, path=path) for program in KEYRING_PROGRAMS):
             return False
@@ -2177,10 +2166,13 @@ class Tour:
         proof = session + ["sh", "-c", KEYRING_PROOF]
         null = subprocess.DEVNULL
         try:
-            out = subprocess.check_output(proof, env=self.place.env, stdin=null, timeout=60)
+            for _ in range(2):
+                subprocess.check_call(
+                    proof, env=self.place.env, stdin=null, stdout=null, stderr=null, timeout=60
+                )
         except (subprocess.SubprocessError, OSError):
             return False
-        return out == b"works"
+        return True
 
     def troubleshooting(self):
         self.title("Troubleshooting")
