@@ -6641,9 +6641,12 @@ def read_receipt():
 
 
 def check_is_ours(folder):
-    if os.stat(folder).st_uid != os.geteuid() or not os.access(folder, os.W_OK):
+    if os.stat(folder).st_uid != os.geteuid():
         hint = "Run podstack update as the user that it belongs to (root: sudo podstack update)"
         raise PodError("%s is not yours to change" % folder, hint)
+    if not os.access(folder, os.W_OK):
+        hint = "Update it where it is made: an image, or a read-only disk"
+        raise PodError("%s cannot be written to" % folder, hint)
 
 
 def fetch_installer(cx, origin):

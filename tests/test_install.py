@@ -578,6 +578,18 @@ def test_an_install_of_another_user_can_be_checked_but_not_changed(origin, user)
     assert snapshot(user.home) == installed
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="mounting takes root")
+def test_an_install_on_a_read_only_disk_is_not_updated(origin, root):
+    need("unshare", "mount")
+    root.install("--prefix", "p")
+    line = "mount --bind p p && mount -o remount,bind,ro p && p/bin/podstack update"
+    told = root.run("unshare", "-m", "sh", "-c", line, code=1).err
+    assert told == (
+        "Error: %s/p/lib/podstack cannot be written to\n"
+        "Update it where it is made: an image, or a read-only disk\n" % root.home
+    )
+
+
 def test_update_refuses_what_is_no_installer(origin, user):
     user.install()
     script = read(SCRIPT).encode()
