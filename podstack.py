@@ -1201,7 +1201,8 @@ class App:
         except BrokenPipeError:
             raise
         except OSError as error:
-            self.stdout = None  # what it still holds cannot be written at the end either
+            # Given up but kept: 3.13 tells of what it cannot flush when a stream goes.
+            self.lost, self.stdout = self.stdout, None
             raise PodError("Cannot write to standard output: %s" % error.strerror)
 
     def write_bytes(self, data):

@@ -145,7 +145,7 @@ def test_a_reader_that_went_away(words, shell, account):
 def test_a_full_disk_behind_stdout(shell, account):
     for words in ("--version", "project list"):
         told = shell("podstack %s >/dev/full" % words, code=1).err
-        assert told == "Error: No space left on device\n"
+        assert told == "Error: Cannot write to standard output: No space left on device\n"
 
 
 def test_stdin_without_a_token(shell, api):
