@@ -6699,6 +6699,7 @@ TOPICS = {
     "config-file": "its form, profiles, and which value wins",
     "formatting": "-o json, -o yaml, --quiet",
 }
+HEEDED = "Heeded, too: NO_COLOR, SSL_CERT_FILE, HTTPS_PROXY, ALL_PROXY, NO_PROXY, BROWSER"
 CONFIG_TOPIC = """\
 The config file is ~/.podstack/config.yaml (podstack config path), YAML, 0600:
 
@@ -6757,15 +6758,15 @@ class Options:
 
 def unknown_command(words, topics=()):
     """Return the UsageError for words that are no command (nor one of `topics`)."""
-    group = words[0] if words[0] in dict(GROUPS) and len(words) > 1 else None
-    if group:
-        known = [path[1] for path in COMMANDS if path[0] == group]
-        word, where = words[1], " for 'podstack %s'" % group
-    else:
-        known = [path[0] for path in COMMANDS] + list(topics)
-        word, where = words[0], ""
-    message = "Unknown command '%s'%s%s" % (word, where, did_you_mean(word, known))
-    return usage_error([group] if group else [], message)
+    if words[0] in dict(GROUPS):
+        group, word = words[:2]
+        guess = did_you_mean(word, [path[1] for path in COMMANDS if path[0] == group])
+        message = "Unknown command '%s' for 'podstack %s'%s" % (word, group, guess)
+        return usage_error([group], message)
+    inner = ["'%s'" % " ".join(path) for path in COMMANDS if path[-1] == words[0]]
+    guess = did_you_mean(words[0], [path[0] for path in COMMANDS] + list(topics))
+    guess = " (did you mean %s?)" % " or ".join(inner) if inner else guess
+    return usage_error([], "Unknown command '%s'%s" % (words[0], guess))
 
 
 def usage_error(words, message):
@@ -6867,7 +6868,7 @@ def help_root():
 
 def help_topic(topic):
     if topic == "environment":
-        return "\n".join(columns_of(ENVIRONMENT)) + "\n"
+        return "\n".join(columns_of(ENVIRONMENT) + ["", HEEDED]) + "\n"
     if topic == "exit-codes":
         return "\n".join("%5d  %s" % pair for pair in EXIT_CODES) + "\n"
     return CONFIG_TOPIC if topic == "config-file" else FORMATTING_TOPIC

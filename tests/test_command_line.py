@@ -87,6 +87,11 @@ REFUSED = [
     ("auht login", "Unknown command 'auht' (did you mean 'auth'?)", ""),
     ("pods list", "Unknown command 'pods' (did you mean 'pod'?)", ""),
     ("xyzzy", "Unknown command 'xyzzy'", ""),
+    ("login", "Unknown command 'login' (did you mean 'auth login'?)", ""),
+    ("doctor -q", "Unknown command 'doctor' (did you mean 'auth doctor'?)", ""),
+    ("balance", "Unknown command 'balance' (did you mean 'wallet balance'?)", ""),
+    ("create --name x", "Unknown command 'create' (did you mean 'project create' or 'pod create'?)",
+     ""),
     ("auth logn", "Unknown command 'logn' for 'podstack auth' (did you mean 'login'?)", "auth"),
     ("pod lst --wait", "Unknown command 'lst' for 'podstack pod' (did you mean 'list'?)", "pod"),
     ("pod lst --wide", "Unknown command 'lst' for 'podstack pod' (did you mean 'list'?)", "pod"),
@@ -178,6 +183,29 @@ def test_nothing_is_abbreviated_on_the_oldest_python_either(podstack_process):
     assert done.error == "Error: -- CMD... is missing"
 
 
+def test_no_line_whatever_ends_in_a_bug(cli, home):
+    """Words of the command line at random: each ends with a code of the table, nothing raw."""
+    rng = random.Random(7)
+    commands = [
+        words for words in podstack.COMMANDS if words[-1] not in ("login", "doctor", "update")
+    ]
+    options = sorted({name for found in podstack.COMMANDS.values()
+                      for argument in arguments_of(found) for name in argument.names})  # fmt: skip
+    odd = ["", "-", "--", "---", "--=", "-=", "--x=y", "=", "\x1b[2J", "\u202e", "%s",
+           "9" * 5000, "profiles.", "profiles.x.project", "json", "1h", "a:/b", "K=V"]  # fmt: skip
+    codes = {code for code, _ in podstack.EXIT_CODES}
+    for _ in range(3000):
+        words = list(rng.choice(commands)) if rng.random() < 0.9 else []
+        for _ in range(rng.randint(0, 4)):
+            word = rng.choice((rng.choice(options), rng.choice(options) + "=" + rng.choice(odd),
+                               rng.choice(odd), rng.choice(odd)))  # fmt: skip
+            words.insert(rng.randint(0, len(words)), word)
+        done = cli(*words, code=None)
+        assert done.code in codes, words
+        assert "This is a bug" not in done.err, (words, done)
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", done.out + done.err), words
+
+
 # -- another reader of the same lines: argparse
 
 
@@ -244,8 +272,10 @@ def ours(typed):
     """(Command, values) as the program reads a line; (None, None) where it refuses it."""
     try:
         line = podstack.Line(typed)
-        found, options = podstack.read_line(line) if line.words else (None, None)
-        return found, found and vars(options)
+        if not line.words or line.words in [[group] for group in GROUPS]:
+            return None, None
+        found, options = podstack.read_line(line)
+        return found, vars(options)
     except podstack.UsageError:
         return None, None
 
