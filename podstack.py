@@ -4931,19 +4931,17 @@ def login_with_token(cx, profile, storage, endpoint, token):
 def finish_login(cx, profile, storage, login):
     """Ask the server whose login this is, then store it; OAuth logins are stored in any case."""
     credential = Credential(login.token, "login", "Token just given", None, login)
-    from_oauth = login.issuer is not None
     try:
         user = Api(cx.settings, cx.http, credential).whoami()
-    except (Denied, NotFound) as error:
+    except AuthError:
+        raise
+    except PodError as error:
+        from_oauth = login.issuer is not None
+        if not from_oauth and not isinstance(error, (Denied, NotFound)):
+            error.message = "Could not verify the token: %s" % error.message
+            error.hint = "Store it unchecked: podstack auth login --token T --no-verify"
+            raise
         cx.app.warn("the token could not be verified: %s" % error.message)
-        user = None
-    except Unreachable as error:
-        if not from_oauth:
-            raise Unreachable(
-                "Could not verify the token: %s" % error.message,
-                "Store it unchecked: podstack auth login --token T --no-verify",
-            )
-        cx.app.warn("the login could not be verified: %s" % error.message)
         user = None
     return record_login(cx, profile, storage, login, user)
 

@@ -199,6 +199,16 @@ def test_a_token_that_cannot_be_checked_is_not_stored(cli, api, config, trouble,
     assert config.read_bytes() == before
 
 
+def test_a_token_that_the_server_cannot_take_is_not_stored(cli, api, config):
+    whoami_fails(api, status=400)
+    done = cli("auth", "login", "--token", USER, code=1)
+    assert done.err == (
+        "Error: Could not verify the token: Scripted HTTP 400\n"
+        "Store it unchecked: podstack auth login --token T --no-verify\n"
+    )
+    assert not config.exists()
+
+
 def test_an_unreachable_service_is_named_with_the_way_past_it(cli, config):
     offline = {"PODSTACK_API_ENDPOINT": "http://127.0.0.1:1"}
     done = cli("auth", "login", "--token", USER, env=offline, code=7, sleep=no_sleep)
