@@ -60,16 +60,16 @@ def test_a_limit_fetches_no_more_than_it_must(api, cli, limit, asked):
 
 def test_later_pages_are_at_least_three_times_as_quick_in_parallel(api, cli, monkeypatch):
     api.page_delay = 0.05
-    api.add_pods(2000)
+    api.add_pods(1300)
 
     def seconds(workers):
         monkeypatch.setattr(podstack, "PARALLEL_PAGES", workers)
         started = time.monotonic()
-        assert len(cli("pod", "list", "-q").out.split()) == 2000
+        assert len(cli("pod", "list", "-q").out.split()) == 1300
         return time.monotonic() - started
 
     one_by_one = seconds(1)
-    assert one_by_one > 20 * 0.05
+    assert one_by_one > 13 * 0.05
     assert one_by_one >= 3 * seconds(8)
 
 
@@ -265,7 +265,7 @@ def test_a_login_that_ends_between_two_pages_is_renewed_once(api, cli, config, m
 # -- how far it is
 
 
-@pytest.mark.parametrize("form", ["table", "json"])
+@pytest.mark.parametrize("form", ["table", pytest.param("json", marks=pytest.mark.slow)])
 def test_a_list_of_more_than_a_second_says_how_far_it_is(api, terminal, form):
     api.page_delay = 0.02
     api.add_pods(900)
@@ -279,6 +279,7 @@ def test_a_list_of_more_than_a_second_says_how_far_it_is(api, terminal, form):
         assert "Reading" not in file.read()
 
 
+@pytest.mark.slow
 def test_nothing_is_said_where_lines_cannot_be_replaced(api, cli):
     api.add_pods(300)
     api.next("page=2&", delay=1.2)

@@ -174,7 +174,7 @@ def test_a_pod_that_goes_while_it_is_waited_for(api, cli):
 
 
 def test_a_wait_on_a_terminal_is_one_line(api, terminal):
-    api.reads_until_running = 1
+    api.reads_until_running = 0
     screen = terminal("pod", "create", "--name", "a", "--image", "i", "--wait")
     assert screen.end() == 0
     shown = re.sub(r"pod-\w+", "ID", screen.shown)
@@ -186,7 +186,7 @@ def test_a_wait_on_a_terminal_is_one_line(api, terminal):
 
 
 def test_a_narrow_terminal_cuts_the_line_rather_than_wraps_it(api, terminal):
-    name = "a" * 60
+    name, api.reads_until_running = "a" * 60, 0
     screen = terminal("pod", "create", "--name", name, "--image", "i", "--wait", size=(24, 30))
     assert screen.end() == 0
     for piece in re.findall(r"\x1b\[2K(pod '[^\r]*)", screen.shown):
@@ -194,6 +194,7 @@ def test_a_narrow_terminal_cuts_the_line_rather_than_wraps_it(api, terminal):
 
 
 def test_a_terminal_that_cannot_replace_lines_gets_new_ones(api, terminal):
+    api.reads_until_running = 0
     screen = terminal(
         "pod", "create", "--name", "a", "--image", "i", "--wait", env={"TERM": "dumb"}
     )

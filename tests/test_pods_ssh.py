@@ -6,12 +6,14 @@ test's configuration instead.
 """
 
 import contextlib
+import functools
 import hashlib
 import http.server
 import io
 import os
 import pwd
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -24,7 +26,7 @@ import time
 import urllib.request
 
 import pytest
-from conftest import PODSTACK, USER, need
+from conftest import PODSTACK, PYTHONS, USER, need
 
 ENTER = """\
 #!/bin/sh
@@ -72,6 +74,7 @@ def sshd(tmp_path_factory):
     threading.Thread(target=server.stderr.read, daemon=True).start()
     server.port, server.user, server.folder = port, user, folder
     yield server
+    # `shared`: a connection that outlives its first client is asked to end.
     goodbye = ["ssh", "-F", str(folder / "shared"), "-p", str(port), "-O", "exit", "127.0.0.1"]
     subprocess.run(goodbye, stderr=subprocess.DEVNULL)
     server.kill()
@@ -96,7 +99,7 @@ class Pod:
         return str(self.path)
 
 
-@pytest.fixture(params=["config"])
+@pytest.fixture(params=["shared"])
 def pod(api, sshd, tmp_path, monkeypatch, request):
     """The running pod `ci-pod`, and an `ssh` that reaches it with this configuration."""
     programs = tmp_path / "bin"
@@ -112,8 +115,8 @@ def pod(api, sshd, tmp_path, monkeypatch, request):
     return Pod(tmp_path / "pod", sshd.folder / "enter")
 
 
-# For tests of what is copied rather than how: one connection, which costs a fifth of a second.
-one_connection = pytest.mark.parametrize("pod", ["shared"], indirect=True, ids=[""])
+# Most tests share one connection, since each costs a fifth of a second; these do not.
+own_connection = pytest.mark.parametrize("pod", ["config"], indirect=True, ids=[""])
 
 
 @contextlib.contextmanager
@@ -210,6 +213,7 @@ def fetch(url):
 
 
 @pytest.mark.slow
+@own_connection
 def test_a_day_with_a_pod(api, sshd, pod, home, podstack_process):
     """Create, logs, exec, cp, port-forward, stop, start, delete: one after the other."""
     api.log_seconds, api.reads_until_running = 0.05, 0
@@ -274,6 +278,7 @@ WORDS = [
 
 
 @pytest.mark.parametrize("shell", ["bash", "dash", "zsh", "busybox sh"])
+@own_connection
 def test_words_arrive_as_typed(pod, cli, capfd, shell):
     need(shell.split()[0])
     pod.enter(shell=shell)
@@ -303,6 +308,7 @@ def test_a_command_killed_in_the_pod(pod, cli, capfd):
     assert cli("pod", "exec", "ci-pod", "--", "sh", "-c", "kill -9 $$", code=None).code != 0
 
 
+@own_connection
 def test_stdin_is_passed_on_only_when_asked_for(pod, podstack_process):
     words = ["pod", "exec", "ci-pod"]
     data = bytes(range(256)) * 10
@@ -312,6 +318,7 @@ def test_stdin_is_passed_on_only_when_asked_for(pod, podstack_process):
     assert passed.out.split()[0] == hashlib.sha256(data).hexdigest()
 
 
+@own_connection
 def test_a_terminal_in_the_pod(pod, terminal):
     """-it: a shell with a terminal of its own, whose Ctrl-C is the command's and not ours."""
     screen = terminal("pod", "exec", "ci-pod", "-it", "--", "sh", "-c", "tty; exec sh -i")
@@ -325,6 +332,7 @@ def test_a_terminal_in_the_pod(pod, terminal):
     assert screen.end() == 9
 
 
+@own_connection
 def test_ssh_opens_a_shell_and_ends_with_its_exit_code(pod, terminal):
     screen = terminal("pod", "ssh", "ci-pod")
     screen.expect(r"[$#] ")
@@ -333,6 +341,7 @@ def test_ssh_opens_a_shell_and_ends_with_its_exit_code(pod, terminal):
     assert str(pod) in screen.shown
 
 
+@own_connection
 def test_ctrl_c_ends_a_command_without_a_terminal(pod, terminal):
     screen = terminal("pod", "exec", "ci-pod", "--", "sh", "-c", "echo on its way; sleep 1000")
     screen.expect("on its way")
@@ -341,6 +350,7 @@ def test_ctrl_c_ends_a_command_without_a_terminal(pod, terminal):
     assert "Error" not in screen.shown and "Traceback" not in screen.shown
 
 
+@own_connection
 def test_a_request_to_end_reaches_ssh(pod):
     """Whoever ends podstack in the background ends its ssh, too: the port is free again."""
     with running("pod", "exec", "ci-pod", "--", "sh", "-c", "echo $PPID; exec sleep 1000",
@@ -351,6 +361,7 @@ def test_a_request_to_end_reaches_ssh(pod):
         assert process.stdout.read() == b""  # nobody holds its other end any more
 
 
+@own_connection
 def test_a_time_limit(pod, cli, capfd):
     words = ["pod", "exec", "ci-pod", "--timeout", "0.5", "--"]
     done = cli(*words, "sleep", "1000", code=1)
@@ -358,6 +369,7 @@ def test_a_time_limit(pod, cli, capfd):
     cli("pod", "exec", "ci-pod", "--timeout", "60", "--", "true")
 
 
+@own_connection
 def test_the_time_limit_gives_the_terminal_back(pod, terminal):
     words = "pod exec ci-pod -it --timeout 1 -- sleep 1000; stty -a"
     script = "%s -B %s %s" % (sys.executable, PODSTACK, words)
@@ -378,6 +390,7 @@ def test_without_ssh_there_is_a_plain_error(pod, cli):
     assert done.err == "Error: ssh is not installed\nInstall OpenSSH's client\n"
 
 
+@own_connection
 def test_a_host_key_that_the_user_does_not_know_is_the_users_to_judge(sshd, pod, cli, capfd):
     known = sshd.folder / "known"
     kept = known.read_text()
@@ -435,7 +448,6 @@ CP_CASES = [
 
 
 @pytest.mark.slow
-@one_connection
 @pytest.mark.parametrize("up", [True, False], ids=["to-the-pod", "from-the-pod"])
 @pytest.mark.parametrize("source, target, there", CP_CASES)
 def test_copies_land_where_cp_puts_them(pod, home, cli, capfd, source, target, there, up):
@@ -461,13 +473,11 @@ def test_copies_land_where_cp_puts_them(pod, home, cli, capfd, source, target, t
         assert done.error and before.items() <= tree(goal / "to").items()
 
 
-@one_connection
 def test_paths_in_the_pod(pod, home, cli, capfd):
     """They start at its home: `x`, `~/x` and `./x` are one file, `/x` is not."""
     (home / "file").write_text("x")
-    for number, place in enumerate(("one", "~/two", "./three", "%s/four" % pod)):
+    for place in ("one", "~/two", "./three", "%s/four" % pod):
         cli("pod", "cp", "file", "ci-pod:" + place)
-        cli("pod", "cp", "ci-pod:" + place, "back%d" % number)
     assert sorted(os.listdir(str(pod))) == ["four", "one", "three", "two"]
     cli("pod", "cp", "ci-pod:~", "all")
     assert sorted(os.listdir("all")) == ["four", "one", "three", "two"]
@@ -485,7 +495,6 @@ ODD_NAMES = [
 
 
 @pytest.mark.slow
-@one_connection
 @pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
 def test_any_name_of_a_file_is_a_name(pod, home, cli, capfd, name):
     """Named on the command line and below a directory, to the pod and back."""
@@ -498,6 +507,7 @@ def test_any_name_of_a_file_is_a_name(pod, home, cli, capfd, name):
     assert os.listdir(str(pod)) == [name] and sorted(os.listdir(".")) == ["back", "in"]
 
 
+@own_connection
 def test_a_tree_with_all_odd_names(pod, home, cli, capfd):
     (home / "in").mkdir()
     for name in ODD_NAMES:
@@ -529,6 +539,7 @@ UPLOAD, DOWNLOAD = "%(half)s | %(tar)s", "%(tar)s | %(half)s"
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@own_connection
 def test_a_copy_to_the_pod_cut_short_leaves_what_was_there(pod, home, tmp_path, end):
     (home / "big").write_bytes(os.urandom(3000000))
     (pod / "big").write_text("old")
@@ -544,6 +555,7 @@ def test_a_copy_to_the_pod_cut_short_leaves_what_was_there(pod, home, tmp_path, 
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@own_connection
 def test_a_copy_from_the_pod_cut_short_leaves_what_was_there(pod, home, tmp_path, end):
     (pod / "big").write_bytes(os.urandom(3000000))
     (home / "big").write_text("old")
@@ -558,6 +570,7 @@ def test_a_copy_from_the_pod_cut_short_leaves_what_was_there(pod, home, tmp_path
         assert os.listdir(str(home)) == ["big"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [("big", "ci-pod:big"), ("ci-pod:big", "big")], ids=["to", "from"]
 )
@@ -664,6 +677,32 @@ def test_places_that_cannot_be(pod, cli, words, error):
     assert cli("pod", "cp", *words, code=None).err.startswith("Error: " + error)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("version", sorted(PYTHONS))
+def test_every_python_copies_alike(pod, home, podstack_process, version):
+    run = functools.partial(podstack_process, python=PYTHONS[version])
+    (home / "in").mkdir()
+    plant(home / "in")
+    run("pod", "cp", "in", "ci-pod:in")
+    run("pod", "cp", "ci-pod:in", "back")
+    run("pod", "cp", "in/.", "ci-pod:in")
+    run("pod", "cp", "ci-pod:in/.", "back")
+    assert tree(pod / "in") == tree(home / "in") == tree(home / "back")
+    assert run("pod", "exec", "ci-pod", "-i", "--", "cat", stdin=b"x").out == "x"
+
+
+@pytest.mark.slow
+def test_a_big_file_is_never_in_memory(pod, home, cli, capfd):
+    """400 MB both ways within 60 MB more than before."""
+    with open("big", "wb") as file:
+        file.truncate(400 * 1000 * 1000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cli("pod", "cp", "big", "ci-pod:big")
+    cli("pod", "cp", "ci-pod:big", "back")
+    assert os.path.getsize("back") == os.path.getsize("big")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60000
+
+
 # -- what a pod might send
 
 
@@ -714,7 +753,6 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-@one_connection
 @pytest.mark.parametrize("members", HOSTILE)
 def test_a_hostile_pod_writes_nowhere_else(pod, home, tmp_path, cli, capfd, members):
     """The pod's tar is the attacker's: whatever it sends, only the goal can change."""
@@ -854,6 +892,7 @@ def test_ports_that_are_none_are_refused_before_anything_happens(api, recorder, 
     assert api.requests == [] and recorder() is None
 
 
+@own_connection
 def test_a_port_that_is_taken_is_an_error(pod, cli, capfd):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
