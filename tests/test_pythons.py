@@ -21,7 +21,7 @@ def each_python():
         yield pytest.param(PYTHONS[name], id=name, marks=marks)
 
 
-@pytest.mark.parametrize("python", each_python())
+@pytest.mark.parametrize("python", list(each_python()))
 def test_the_main_job(podstack_process, api, config, python):
     run = functools.partial(podstack_process, python=python)
 

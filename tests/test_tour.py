@@ -76,7 +76,7 @@ def each_python():
         yield pytest.param(path, id=version, marks=marks)
 
 
-@pytest.mark.parametrize("python", each_python())
+@pytest.mark.parametrize("python", list(each_python()))
 def test_every_command_and_output_of_the_guide_is_shown(python, text):
     code, out, err = finished(script(python=python))
     assert (code, err) == (0, ""), out
