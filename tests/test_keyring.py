@@ -334,6 +334,20 @@ def test_an_item_that_is_gone_means_signed_out(api, cli, config, keyring):
     assert keyring.items() == ["default"]
 
 
+def test_settings_cannot_lose_sight_of_a_login(api, cli, config, keyring):
+    login(cli, "--use-keyring")
+    for words in (["set", "auth.storage", "file"], ["unset", "auth.storage"]):
+        done = cli("config", *words, code=1)
+        assert done.error == "Error: The login of profile 'default' is in the keyring"
+    cli("config", "reset", "--yes")
+    assert cli("auth", "whoami").out == "user@example.com\n"
+    login(cli, "--no-keyring", token=OTHER)
+    cli("config", "set", "auth.storage", "keyring")
+    assert cli("auth", "whoami").out == "other@example.com\n"  # it says where the next one goes
+    login(cli)
+    assert keyring.items() == ["default"] and "token" not in kept(config)
+
+
 # -- what does not fit
 
 LETTERS = podstack.NAME_LETTERS + "-_"
@@ -685,6 +699,18 @@ def test_no_program_that_is_started_is_handed_a_secret(
     secrets = list(api.tokens) + list(api.refresh_tokens) + [OTHER, "ps1.", "PODSTACK_API_TOKEN"]
     for secret in secrets:
         assert secret not in execs, secret
+
+
+def test_a_logout_during_a_refresh_leaves_nothing(api, cli, config, keyring, browser):
+    cli("auth", "login", "--use-keyring", "--browser")
+    expire(api, config)
+    api.next("/oauth/token", delay=1)
+    renewing = threading.Thread(target=at_once, args=(1, "auth", "whoami"))
+    renewing.start()
+    wait_for(lambda: len(api.calls("POST", "/oauth/token")) == 2)  # the login's and this one
+    assert cli("auth", "logout").err == "Logged out of profile 'default'\n"
+    renewing.join()
+    assert keyring.items() == [] and kept(config) == {"storage": "keyring"}
 
 
 # -- a keyring that lies
