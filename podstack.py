@@ -2446,8 +2446,9 @@ def unpack_payload(payload):
         packed = base64.b64decode(payload[4:].encode("ascii"), b"-_", validate=True)
         reader = zlib.decompressobj()
         kept = json.loads(reader.decompress(packed, MAX_CONFIG_BYTES).decode("utf-8"))
-        if not reader.eof or not isinstance(kept, dict) or not is_token(kept.get("token")):
-            raise ValueError("not whole")
+        whole = reader.eof and not reader.unused_data
+        if not whole or not isinstance(kept, dict) or not is_token(kept.get("token")):
+            raise ValueError("no login")
         refresh = kept.get("refresh_token")
         return {"token": kept["token"], "refresh_token": refresh if is_token(refresh) else None}
     except (ValueError, zlib.error, RecursionError):

@@ -67,9 +67,18 @@ def mac(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cli(cli):
-    """podstack on a Mac."""
-    return lambda *words, **more: cli(*words, **dict(more, platform="darwin"))
+def cli(cli, api, mac):
+    """podstack on a Mac; it shows a token to nobody but who asks, nor hands it to a program."""
+
+    def run(*words, **more):
+        done = cli(*words, **dict(more, platform="darwin"))
+        secrets = [USER, OTHER] + [token for token in api.tokens if token.startswith("psa_")]
+        for secret in secrets + list(api.refresh_tokens) + ["ps1."]:
+            assert secret not in done.err + mac.seen.read_text(errors="replace")
+            assert secret not in done.out or words[:2] == ("auth", "token")
+        return done
+
+    return run
 
 
 @pytest.fixture
@@ -331,6 +340,7 @@ def test_a_store_that_reads_back_otherwise_keeps_the_old_login(api, cli, config,
 @pytest.mark.parametrize(
     "secret",
     ["", "caf\xe9", "line\nbreak", USER, "go-keyring-base64:" + USER, "7073312e", "ps1.\x7f"],
+    ids=["empty", "accent", "two-lines", "bare-token", "other-prefix", "hex", "control"],
 )
 def test_an_item_that_is_not_ours_is_one_clear_error(api, cli, config, mac, secret):
     login(cli)

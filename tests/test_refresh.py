@@ -21,6 +21,32 @@ import podstack
 HOUR = 3600
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left(config):
+    """No run leaves a temporary file behind, whatever happened to it."""
+    yield
+    assert set(os.listdir(str(config.parent))) <= {".lock", "config.yaml"}
+
+
+@pytest.fixture
+def cli(cli, api):
+    """podstack, which shows a token to nobody but who asks for it."""
+
+    def run(*words, **more):
+        done = cli(*words, **more)
+        for secret in secrets_of(api):
+            assert secret not in done.err
+            assert secret not in done.out or "token" in words
+        return done
+
+    return run
+
+
+def secrets_of(api):
+    """Every OAuth token that was ever given."""
+    return [token for token in api.tokens if token.startswith("psa_")] + list(api.refresh_tokens)
+
+
 def sign_in(api, config, left=HOUR, name=None, **more):
     """Store a login as `auth login` does; its access token has `left` seconds to go."""
     answer = api.issue_oauth()
@@ -412,6 +438,32 @@ def test_ctrl_c_waits_until_the_new_pair_is_saved(api, config):
     assert out == "" and bearers(api) == []
     new = kept(config)
     assert new["token"] in api.tokens and new["refresh_token"] != old["refresh_token"]
+
+
+@pytest.mark.parametrize(
+    "code, trouble",
+    [
+        (0, None),
+        (7, {"status": 503}),
+        (7, {"body": {"access_token": 5, "refresh_token": "psr_with_a_wrong_one"}}),
+        (4, "invalid_grant"),
+        (7, "save"),
+    ],
+)
+def test_debug_shows_everything_but_the_tokens(api, config, code, trouble):
+    old = sign_in(api, config, left=-5)
+    if isinstance(trouble, dict):
+        api.next("/oauth/token", **trouble)
+    elif trouble == "invalid_grant":
+        api.next("/oauth/token", status=400, body={"error": trouble})
+    elif trouble == "save":
+        api.next("/v1/auth/whoami", times=4, status=503)
+        api.report = lambda call: "token" in call.path and config.write_text("auth: {\n")
+    out, err = end(start("auth", "whoami", "--debug"), code)
+    assert "debug: > POST /oauth/token" in err or "/oauth/token" in err
+    assert ("Traceback" in err) == (code != 0)
+    for secret in secrets_of(api) + [old["token"], "psr_with"]:
+        assert secret not in err + out
 
 
 # -- many at once
