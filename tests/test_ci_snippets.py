@@ -146,6 +146,7 @@ def test_gitlab_ci(runner, account):
     assert not os.path.exists(runner.home + "/.podstack")
 
 
+@pytest.mark.slow
 def test_jenkins(runner, account):
     """Its agent has podstack already: the snippet starts at the step."""
     steps = [("bash -e", gitlab_script().splitlines()[0]), ("sh -xe", jenkins_step())]
@@ -153,6 +154,7 @@ def test_jenkins(runner, account):
     assert "ci-pod" in done.out + done.err
 
 
+@pytest.mark.slow
 def test_a_missing_secret_is_named(runner, api):
     steps = [("bash -e", step) for step in github_steps({"PODSTACK_API_TOKEN": ""})]
     job = [(shell, text + " || echo exit $?") for shell, text in steps]

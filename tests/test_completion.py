@@ -124,7 +124,7 @@ def test_every_option_of_a_command_is_offered(podstack_process):
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("auth sta", "status"),
+        pytest.param("auth sta", "status", marks=pytest.mark.slow),
         pytest.param("auth ", "doctor list login", marks=pytest.mark.slow),
         pytest.param("pod list --st", "--status", marks=pytest.mark.slow),
         pytest.param("--output ", "json table", marks=pytest.mark.slow),
@@ -176,6 +176,7 @@ def test_nothing_is_offered_without_a_token(offered, api, monkeypatch):
     assert offered("pod", "get", "tr") == []
 
 
+@pytest.mark.slow
 def test_files_are_offered_where_files_are_meant(offered, home, account):
     (home / "data.csv").write_text("")
     typed = offered("pod", "create", "--env-file", "dat")

@@ -91,6 +91,7 @@ def test_a_second_run_changes_nothing_at_all(origin, user):
     assert "podstack is not installed here" in user.install("--uninstall").err
 
 
+@pytest.mark.slow
 def test_what_others_put_beside_it_stays_and_so_do_settings(origin, user):
     user.install()
     for path in (".local/lib/others", ".podstack"):
@@ -140,6 +141,7 @@ def test_a_script_cut_off_anywhere_does_nothing(origin, user):
             lambda files: files.pop("/podstack.py.sha256"),
             "Error: cannot download {url}/podstack.py.sha256; nothing was changed",
             id="no-checksum",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             lambda files: files.update({"/podstack.py.sha256": b"<html>\n"}),
@@ -191,6 +193,7 @@ def test_ctrl_c_while_it_downloads_leaves_nothing(origin, user):
     assert os.listdir(user.temporary) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_nothing(origin, root):
     need("mount", "unshare")
     if not IS_ROOT:
@@ -264,8 +267,11 @@ def only(folder, *programs):
 
 @pytest.mark.parametrize(
     ("programs", "client"),
-    [(["curl", "wget"], "curl"), (["wget"], "Wget"), ([], "Python-urllib")],
-    ids=["curl-and-wget", "wget-only", "python-only"],
+    [
+        pytest.param(["curl", "wget"], "curl", id="curl-and-wget", marks=pytest.mark.slow),
+        pytest.param(["wget"], "Wget", id="wget-only"),
+        pytest.param([], "Python-urllib", id="python-only", marks=pytest.mark.slow),
+    ],
 )
 def test_whatever_can_download_does(programs, client, origin, root, tmp_path):
     need(*programs)
@@ -315,6 +321,7 @@ def test_a_pinned_checksum_is_the_one_that_counts(origin, user):
     assert [path for path, _ in origin.asked] == ["/podstack.py"]
 
 
+@pytest.mark.slow
 def test_offline_from_a_file_or_from_the_file_beside_the_script(origin, root):
     shutil.copy(PODSTACK, root.home + "/other.py")
     root.install("--from", "other.py", "--prefix", "p")
@@ -329,6 +336,7 @@ def test_offline_from_a_file_or_from_the_file_beside_the_script(origin, root):
     assert told.endswith("Error: cannot read none.py; nothing was changed\n")
 
 
+@pytest.mark.slow
 def test_a_checksum_beside_the_file_counts_offline_too(root):
     shutil.copy(PODSTACK, root.home + "/new.py")
     with open(root.home + "/new.py.sha256", "w") as stream:
@@ -388,6 +396,7 @@ def test_no_directory_that_others_can_write_to(origin, user):
     assert "podstack" not in "".join(snapshot(user.home))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "hint"),
     [
@@ -443,7 +452,7 @@ def test_github_actions_finds_it_in_the_next_step(origin, user):
     assert read(told) == user.home + "/.local/bin\n"
 
 
-@pytest.mark.parametrize("home", [None, "/"])
+@pytest.mark.parametrize("home", [None, pytest.param("/", marks=pytest.mark.slow)])
 def test_root_needs_no_home(home, origin, root):
     root.install("--prefix", "p", HOME=home)
     assert root.run("p/bin/podstack", "--version").code == 0
@@ -494,7 +503,7 @@ def test_a_python_that_is_too_old_or_broken_is_passed_over_and_named(origin, use
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root must be so choosy")
-@pytest.mark.parametrize("place", ["/tmp", "/home"])
+@pytest.mark.parametrize("place", ["/tmp", pytest.param("/home", marks=pytest.mark.slow)])
 def test_root_never_runs_a_python_that_others_can_change(place, origin, root):
     folder = tempfile.mkdtemp(dir=place)
     try:
@@ -547,6 +556,7 @@ def test_damaged_bytecode_is_not_needed(damage, origin, root):
     assert shown["path"] == root.home + "/p/lib/podstack/podstack.py"
 
 
+@pytest.mark.slow
 def test_nothing_is_written_when_it_runs(origin, user):
     user.install()
     installed = snapshot(user.home)

@@ -53,12 +53,18 @@ def fill(config, text):
 # -- languages
 
 
+NO_COERCION = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
 @pytest.mark.parametrize(
     "env",
-    [{"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0"}, {"LC_ALL": None, "LANG": None},
-     {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
-    ids=["C", "POSIX", "none", "C-no-UTF-8-mode"],
-)  # fmt: skip
+    [
+        pytest.param({"LC_ALL": "C"}, id="C"),
+        pytest.param({"LC_ALL": "POSIX"}, id="POSIX", marks=pytest.mark.slow),
+        pytest.param({"LC_ALL": None}, id="none", marks=pytest.mark.slow),
+        pytest.param(NO_COERCION, id="C-without-coercion", marks=pytest.mark.slow),
+    ],
+)
 def test_a_c_locale(env, shell, account, config):
     fill(config, "# Grüße\nprofiles:\n  work:\n    project: größe\n".encode())
     shown = shell("podstack --profile work project current", **env).out
@@ -186,6 +192,7 @@ def in_read_only(folder, line):
     return "unshare -m bash -c " + shlex.quote(script.format(folder, line))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IS_ROOT, reason="mounting takes root")
 @pytest.mark.parametrize("has_folder", [False, True], ids=["empty", "with-settings"])
 def test_a_read_only_home(has_folder, shell, account, home):
@@ -204,6 +211,7 @@ def test_a_read_only_home(has_folder, shell, account, home):
     assert sorted(os.listdir(str(home))) == before
 
 
+@pytest.mark.slow
 def test_isolated_mode(shell, account, config):
     fill(config, b"defaults:\n  project: blue\n")
     done = shell("podstack auth whoami && podstack project current", python="-B -I")
