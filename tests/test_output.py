@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PODSTACK, PYTHONS, USER
+from conftest import PODSTACK, PYTHONS, USER, need
 
 import podstack
 
@@ -393,6 +393,7 @@ def test_bytes_that_are_no_text_are_no_error(home):
 
 def shell(line, **env):
     """Run a shell line in which $P is podstack; (exit code of podstack, stdout, stderr)."""
+    need("bash")
     program = " ".join(map(shlex.quote, [sys.executable, "-B", PODSTACK]))
     done = subprocess.run(
         ["bash", "-c", line.replace("$P", program)], env=dict(os.environ, **env),
