@@ -2801,7 +2801,11 @@ class Answer:
 
         try:
             text = self.body.decode("utf-8-sig")
-            return json.loads(text, parse_float=finite, parse_constant=finite)
+            value = json.loads(text, parse_float=finite, parse_constant=finite)
+            if "\\ud" in text or "\\uD" in text:  # maybe half a pair, which nothing can hold
+                whole = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass")
+                value = json.loads(whole.decode("utf-16", "replace"))
+            return value
         except (ValueError, RecursionError):
             return None
 
@@ -7257,6 +7261,19 @@ def report_trace(app):
         app.complain(*[brief(app, line) for line in trace.splitlines()])
 
 
+def as_pod_error(error):
+    """Return the PodError that tells the user of an exception."""
+    if isinstance(error, PodError):
+        return error
+    if isinstance(error, OSError):
+        return PodError(str(error.strerror or error))
+    if isinstance(error, RecursionError):  # nothing else is as deep as what comes from elsewhere
+        return Unreachable("Podstack's answer is nested too deeply")
+    kind = "%s: %s" % (type(error).__name__, error)
+    hint = "Run it again with --debug and report what it prints"
+    return PodError("This is a bug in podstack %s (%s)" % (VERSION, kind), hint)
+
+
 def main(argv, app):
     """Run one command line in `app` and return its exit code; nothing escapes."""
     options = argv[: argv.index("--") if "--" in argv else None]
@@ -7269,25 +7286,16 @@ def main(argv, app):
         return code
     except RemoteExit as end:
         return end.code
-    except PodError as error:
-        report(app, error)
-        report_trace(app)
-        return error.code
     except KeyboardInterrupt:
         app.complain("")
         return 130
     except BrokenPipeError:
         return 1
-    except OSError as error:
-        report(app, PodError("%s" % (error.strerror or error)))
-        report_trace(app)
-        return 1
     except Exception as error:
-        kind = "%s: %s" % (type(error).__name__, error)
-        report(app, PodError("This is a bug in podstack %s (%s)" % (VERSION, kind),
-                             "Run it again with --debug and report what it prints"))  # fmt: skip
+        failure = as_pod_error(error)
+        report(app, failure)
         report_trace(app)
-        return 1
+        return failure.code
 
 
 def run():
