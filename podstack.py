@@ -6687,6 +6687,9 @@ def update(cx, args):
     argv = [cx.app.which("sh") or "/bin/sh", "-s", "--", "--prefix", prefix]
     argv += ["--quiet"] if cx.app.quiet else []
     environ = {"PODSTACK_INSTALL_URL": origin}
+    bundle = cx.settings.get("ca_bundle")
+    if bundle:
+        environ.update({"CURL_CA_BUNDLE": bundle, "SSL_CERT_FILE": bundle})
     done = cx.app.run(argv, script.encode("utf-8"), timeout=600, env=environ, inherit=True)
     if done.code:
         raise PodError("The installer failed (exit %d); this podstack stays as it is" % done.code)

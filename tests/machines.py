@@ -31,6 +31,21 @@ def program(version):
     return read(PODSTACK).replace('VERSION = "%s"' % podstack.VERSION, 'VERSION = "%s"' % version)
 
 
+def make_certificate(folder):
+    """Return a PEM file for get.podstack.ai and localhost: key and certificate; a `.crt` beside."""
+    need("openssl")
+    path = os.path.join(str(folder), "origin.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-subj", "/CN=get.podstack.ai", "-keyout", path, "-out", path + ".crt",
+         "-addext", "subjectAltName=DNS:get.podstack.ai,DNS:localhost"],
+        check=True, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    with open(path, "a") as stream:
+        stream.write(read(path + ".crt"))
+    return path
+
+
 class Origin(http.server.ThreadingHTTPServer):
     """What get.podstack.ai serves: `files`, and `asked` as (path, the client's program)."""
 

@@ -8,12 +8,11 @@ secrets, nothing else changes. The machine's curl finds https://get.podstack.ai 
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 
 import pytest
 from conftest import TESTS, USER, need
-from machines import IS_ROOT, Machine, Origin, read
+from machines import IS_ROOT, Machine, Origin, make_certificate, read
 
 GUIDE = read(os.path.join(TESTS, "authentication-guide.txt"))
 CREATE = "podstack pod create --name ci-pod --image myimage:latest"
@@ -59,16 +58,7 @@ def test_the_snippets_are_the_guides():
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory):
     """https://get.podstack.ai itself, by a certificate authority of our own."""
-    need("openssl")
-    path = str(tmp_path_factory.mktemp("tls") / "both.pem")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-         "-subj", "/CN=get.podstack.ai", "-addext", "subjectAltName=DNS:get.podstack.ai",
-         "-keyout", path, "-out", path + ".crt"],
-        check=True, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    with open(path, "a") as stream:
-        stream.write(read(path + ".crt"))
+    path = make_certificate(tmp_path_factory.mktemp("tls"))
     with Origin(path) as server:
         server.certificate = path + ".crt"
         yield server

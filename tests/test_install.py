@@ -12,7 +12,7 @@ import tempfile
 
 import pytest
 from conftest import PODSTACK, USER, Result, need
-from machines import IS_ROOT, SCRIPT, SYSTEM, Machine, Origin, read, snapshot
+from machines import IS_ROOT, SCRIPT, SYSTEM, Machine, Origin, make_certificate, read, snapshot
 
 import podstack
 
@@ -607,6 +607,8 @@ def test_update_refuses_what_is_no_installer(origin, user):
         origin.files["/cli"] = body
         told = user.run("podstack", "update", code=1).err
         assert told == "Error: %s/cli is not podstack's installer (HTTP 200)\n" % origin.url
+    told = user.run("podstack", "update", code=7, PODSTACK_INSTALL_URL="http://127.0.0.1:9").err
+    assert told.startswith("Error: Cannot reach 127.0.0.1: connection refused\n")
     told = user.run("podstack", "update", code=1, PODSTACK_INSTALL_URL="http://192.0.2.1").err
     assert told == "Error: The server's installer's address cannot be used: it is not https\n"
 
@@ -618,6 +620,20 @@ def test_update_goes_back_to_the_mirror_that_it_came_from(origin, user):
     user.run("podstack", "update", "--quiet", PODSTACK_INSTALL_URL=None)
     assert user.run("podstack", "--version").out == "podstack 9.8.7\n"
     assert "origin %s\n" % origin.url in read(user.home + "/.local/lib/podstack/receipt")
+
+
+@pytest.mark.slow
+def test_update_trusts_the_networks_own_certificate_authority(user, tmp_path):
+    path = make_certificate(tmp_path)
+    with Origin(path) as origin:
+        url = "https://localhost:%d" % origin.server_port
+        user.run("sh", "-c", "cat >ca.pem", stdin=read(path + ".crt", "rb"))
+        bundle = user.home + "/ca.pem"
+        user.install(PODSTACK_INSTALL_URL=url, CURL_CA_BUNDLE=bundle)
+        origin.publish("9.8.7")
+        assert "its certificate is self-signed" in user.run("podstack", "update", code=7).err
+        user.run("podstack", "update", PODSTACK_CA_BUNDLE=bundle)
+    assert user.run("podstack", "--version").out == "podstack 9.8.7\n"
 
 
 @pytest.mark.slow
