@@ -6269,7 +6269,6 @@ tar ${gnu:+--no-unquote} "-c$3f" - "$2" || { [ $? = 1 ] && [ -n "$gnu" ]; }
 """
 RECEIVE = """\
 set -e
-case $1 in */) [ -d "$1" ] || exit 66 ;; esac
 if [ -d "$1" ]; then goal=$1/$2; else goal=$1; fi
 [ -d "${goal%/*}/" ] || exit 66
 part=${goal%/*}/.podstack-$3
@@ -6336,7 +6335,7 @@ def run_copy(cx, pod, place, script, *operands, **streams):
     if code == 66:
         raise NotFound("%s: no such file or directory in pod '%s'" % (place, pod))
     if code:
-        reasons = {127: "it has no tar or no sh", 255: "ssh cannot connect"}
+        reasons = {127: "the pod has no tar or no sh", 255: "ssh cannot connect"}
         raise PodError("The copy has failed (%s)" % reasons.get(code, "exit code %d" % code))
 
 
@@ -6378,34 +6377,33 @@ def pack(app, stream, source):
 
 
 def copy_from_pod(cx, meter, pod, path, target):
-    import shutil
     import tempfile
 
     goal = os.path.join(target, own_name(path)) if os.path.isdir(target) else target
     folder = os.path.dirname(goal.rstrip("/" + os.sep)) or "."
     if not os.path.isdir(folder):
         raise NotFound("%s does not exist" % folder)
-    part, found = None, []
+    found = []
+
+    def receive(stream):
+        found.append(unpack(cx.app, meter.through(stream), new))
+        while stream.read(65536):
+            pass
+
     try:
-        part = tempfile.mkdtemp(prefix=".podstack-", dir=folder)
-
-        def receive(stream):
-            found.append(unpack(cx.app, meter.through(stream), part))
-            while stream.read(65536):
-                pass
-
-        run_copy(cx, pod, path, SEND, path, drain=receive)
-        lay_down(part, found[0], goal)
+        with tempfile.TemporaryDirectory(prefix=".podstack-", dir=folder) as part:
+            new = os.path.join(part, "new")
+            os.mkdir(new)
+            run_copy(cx, pod, path, SEND, path, drain=receive)
+            lay_down(new, found[0], goal)
     except OSError as error:
         raise PodError("Cannot write %s: %s" % (goal, error.strerror or error))
-    finally:
-        shutil.rmtree(part or "", ignore_errors=True)
 
 
-def unpack(app, stream, part):
-    """Unpack a tar stream into `part`; returns [(names, mode)] of its directories, None if broken.
+def unpack(app, stream, new):
+    """Unpack a tar stream into `new`; returns [(names, mode)] of its directories, None if broken.
 
-    The pod is not trusted. No name leads out of `part`; links are made last, so that nothing is
+    The pod is not trusted. No name leads out of `new`; links are made last, so that nothing is
     written through one; devices, setuid bits and links that point elsewhere are left out.
     """
     import shutil
@@ -6417,7 +6415,7 @@ def unpack(app, stream, part):
         with tarfile.open(fileobj=stream, **how) as archive:
             for member in archive:
                 names = safe_names(member.name)
-                path = os.path.join(part, *names)
+                path = os.path.join(new, *names)
                 if member.isdir():
                     os.makedirs(path, 0o700, exist_ok=True)
                     modes.append((names, member.mode & 0o777))
@@ -6427,14 +6425,14 @@ def unpack(app, stream, part):
                     os.utime(path, (member.mtime, member.mtime))
                     os.chmod(path, member.mode & 0o777)
                 elif member.islnk():
-                    os.link(os.path.join(part, *safe_names(member.linkname)), path)
+                    os.link(os.path.join(new, *safe_names(member.linkname)), path)
                 else:
                     links.append((names, member.linkname))
     except (tarfile.TarError, ValueError, OverflowError) as error:
         app.debug("tar: %s" % error)
         return None
     for names, goal in links:
-        make_link(app, part, names, goal)
+        make_link(app, new, names, goal)
     return modes
 
 
@@ -6447,7 +6445,7 @@ def safe_names(path):
     return names
 
 
-def make_link(app, part, names, goal):
+def make_link(app, new, names, goal):
     """Make a symbolic link, if it stays in the tree; an empty goal is a device's or a pipe's."""
     import posixpath
 
@@ -6455,20 +6453,20 @@ def make_link(app, part, names, goal):
     try:
         if not goal or goal.startswith("/") or lands.split("/")[0] == "..":
             raise OSError
-        os.symlink(goal, os.path.join(part, *names))
+        os.symlink(goal, os.path.join(new, *names))
     except (OSError, NotImplementedError):
         app.warn("left out: %s (it leads to %s)" % ("/".join(names), goal or "no file"))
 
 
-def lay_down(part, modes, goal):
-    """Move what was unpacked to its goal; a single file has no directories."""
-    arrived = os.listdir(part)
-    if modes is None or not (modes or arrived):
+def lay_down(new, modes, goal):
+    """Move what was unpacked to its goal: a tree, or else a single file."""
+    arrived = os.listdir(new)
+    if modes is None or not (modes or len(arrived) == 1):
         raise PodError("The pod's answer is not understood")
     modes = [(os.path.join(goal, *names), mode) for names, mode in modes]
     fresh = [(path, mode) for path, mode in modes if not os.path.isdir(path)]
     try:
-        merge(part if modes else os.path.join(part, arrived[0]), goal)
+        merge(new if modes else os.path.join(new, arrived[0]), goal)
     finally:
         for path, mode in reversed(fresh):
             if os.path.isdir(path):
@@ -6496,14 +6494,13 @@ def pod_port_forward(cx, args):
     """Forward ports of this machine to ports of a pod, until Ctrl-C."""
     import subprocess
 
+    pairs = [read_forward(text) for text in args.ports]
     options = ["-N", "-T", "-o", "ExitOnForwardFailure=yes"]
-    for here, there in map(read_forward, args.ports):
-        options += ["-L", "127.0.0.1:%d:127.0.0.1:%d" % (here, there)]
+    for pair in pairs:
+        options += ["-L", "127.0.0.1:%d:127.0.0.1:%d" % pair]
     words = ssh_to(cx, args.name, *options)
-    cx.app.say("Forwarding %s of pod '%s'; Ctrl-C ends it" % (
-        ", ".join("127.0.0.1:%d to %d" % read_forward(text) for text in args.ports),
-        args.name,
-    ))  # fmt: skip
+    shown = ", ".join("127.0.0.1:%d to %d" % pair for pair in pairs)
+    cx.app.say("Forwarding %s of pod '%s'; Ctrl-C ends it" % (shown, args.name))
     code = cx.app.hand_over(words, stdin=subprocess.DEVNULL)
     if code == 255:
         raise PodError("The connection to pod '%s' has ended" % args.name)

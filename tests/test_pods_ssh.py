@@ -612,7 +612,7 @@ def test_a_pod_without_tar(pod, home, tmp_path, cli, capfd):
         (tmp_path / "few" / name).symlink_to(shutil.which(name))
     pod.enter(path=str(tmp_path / "few"))
     assert cli("pod", "cp", "file", "ci-pod:x", code=1).err == (
-        "Error: The copy has failed (it has no tar or no sh)\n"
+        "Error: The copy has failed (the pod has no tar or no sh)\n"
     )
 
 
