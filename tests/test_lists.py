@@ -1,6 +1,7 @@
 """Lists: every page, in parallel where that pays, without ever holding the whole; and tables."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import threading
 import time
 
 import pytest
-from conftest import CHECKOUT, TESTS, USER
+from conftest import CHECKOUT, TESTS, USER, need
 
 import podstack
 
@@ -315,17 +316,27 @@ def test_names_in_any_script_line_up(api, cli):
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028]", "".join(lines))
 
 
-@pytest.mark.parametrize("name", WIDE_NAMES, ids=ascii)
-def test_a_terminal_agrees_on_how_wide_a_name_is(name):
-    """Against the tables of the Unicode standard that Python has: wide 2, marks and Cf 0."""
-    import unicodedata
+def test_a_terminal_agrees_on_how_wide_a_name_is(tmp_path):
+    """tmux knows how far the cursor has come."""
+    need("tmux")
 
-    width = 0
-    for char in name:
-        if unicodedata.category(char) in ("Mn", "Me", "Cf") or "\u1160" <= char <= "\u11ff":
-            continue
-        width += 2 if unicodedata.east_asian_width(char) in "WF" else 1
-    assert podstack.display_width(name) == width
+    def tmux(*words):
+        base = ["tmux", "-u", "-S", str(tmp_path / "tmux"), "-f", "/dev/null"]
+        return subprocess.check_output(base + list(words), env=environ).decode().strip()
+
+    environ = dict(os.environ, TERM="xterm-256color", SHELL="/bin/sh")
+    tmux("new-session", "-d", "-x", "100", "-y", "10", "cat")
+    try:
+        with open(tmux("display", "-p", "#{pane_tty}"), "w", encoding="utf-8") as screen:
+            for number, name in enumerate(WIDE_NAMES):
+                print("\r\x1b[2K%s\x1b]2;%d\x07" % (name, number), end="", file=screen, flush=True)
+                deadline = time.monotonic() + 30
+                while tmux("display", "-p", "#{pane_title}") != str(number):
+                    assert time.monotonic() < deadline
+                width = int(tmux("display", "-p", "#{cursor_x}"))
+                assert podstack.display_width(name) == width, name
+    finally:
+        tmux("kill-server")
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 200])

@@ -137,10 +137,14 @@ def test_a_pod_that_fails_is_a_failure(api, cli, slept):
 
 
 def test_a_failed_pod_can_be_deleted_and_waited_for(api, cli, slept):
+    """That it has failed says nothing of its deletion."""
     api.reads_until_gone = 2
-    api.add_pods(1, name="a", status="failed")
+    pod = api.add_pods(1, name="a", status="failed")[0]
+    api.next("/v1/pods/" + pod["id"], method="GET", body=dict(pod))
     done = cli("pod", "delete", "a", "--yes", "--wait", sleep=slept.append)
-    assert done.err == "Deleting pod 'a'\npod 'a': stopping\nDeleted pod 'a'\n"
+    assert done.err == (
+        "Deleting pod 'a'\npod 'a': stopping\npod 'a': failed\npod 'a': stopping\nDeleted pod 'a'\n"
+    )
     assert statuses(api) == {}
 
 

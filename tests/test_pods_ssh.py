@@ -596,7 +596,7 @@ def test_an_archive_without_its_end_is_no_tree(pod, home, tmp_path, cli, capfd):
     lay(home, "in/a", "in/b")
     programs = tmp_path / "podbin"
     programs.mkdir()
-    (programs / "tar").write_text('#!/bin/sh\nhead -c 1024 | %s "$@"\n' % shutil.which("tar"))
+    (programs / "tar").write_text('#!/bin/sh\nhead -c 512 | %s "$@"\n' % shutil.which("tar"))
     (programs / "tar").chmod(0o755)
     pod.enter(path="%s:%s" % (programs, os.environ["PATH"]))
     assert cli("pod", "cp", "in", "ci-pod:in", code=1).error.startswith(
@@ -731,7 +731,10 @@ TOP = member(".", tarfile.DIRTYPE, mode=0o755)
 EVIL = b"evil"
 HOSTILE = [
     pytest.param([TOP, member("../escaped", data=EVIL)], id="dots"),
-    pytest.param([TOP, member("./a/../../escaped", data=EVIL)], id="dots-inside"),
+    pytest.param([TOP, member("../../escaped", data=EVIL)], id="more-dots"),
+    pytest.param([TOP, member("../../../victim", data=EVIL)], id="still-more-dots"),
+    pytest.param([TOP, member("./../../escaped", data=EVIL)], id="dots-inside"),
+    pytest.param([TOP, member("../../escaped", tarfile.DIRTYPE)], id="a-directory-outside"),
     pytest.param([TOP, member("/escaped", data=EVIL)], id="absolute"),
     pytest.param([TOP, member("//escaped", data=EVIL)], id="absolute-twice"),
     pytest.param([member("..", tarfile.DIRTYPE), member("../x", data=EVIL)], id="dots-first"),
@@ -740,6 +743,7 @@ HOSTILE = [
     pytest.param([TOP, link("/etc/passwd")], id="link-to-root"),
     pytest.param([TOP, link("a/../../victim")], id="link-out"),
     pytest.param([TOP, link("../victim", HARD), member("./x", data=EVIL)], id="hard-link-out"),
+    pytest.param([TOP, link("../../../victim", HARD)], id="hard-link-far-out"),
     pytest.param([TOP, link("/victim", HARD)], id="hard-link-to-root"),
     pytest.param([TOP, member("./x", tarfile.CHRTYPE, devmajor=1, devminor=3)], id="device"),
     pytest.param([TOP, member("./x", tarfile.FIFOTYPE)], id="pipe"),
@@ -768,6 +772,7 @@ def test_a_hostile_pod_writes_nowhere_else(pod, home, tmp_path, cli, capfd, memb
     assert done.code in (0, 1) and (done.code == 0 or done.error), done
     assert sorted(os.listdir(str(home))) == ["place", "victim"]
     assert (home / "victim").read_text() == "victim of home"
+    assert (home / "victim").stat().st_nlink == 1
     assert set(os.listdir("place")) <= {"got"}
     for kind, *facts in tree(home / "place").values():
         assert kind != "link" or not facts[0].startswith(("/", "..", "a/")), facts
