@@ -4740,13 +4740,6 @@ PODS = Operand("NAME", "the pods' names or ids", "+", "pods")
 # -- printing
 
 
-def chosen_output(cx, explicit_only=False):
-    """Return the output format; commands with fixed lines change form only for an explicit -o."""
-    if explicit_only:
-        return SETTINGS["output"].read(cx.options.output or "table")
-    return cx.settings.get("output")
-
-
 def print_data(cx, value, form):
     """Print a value as JSON or YAML."""
     if form == "json":
@@ -4756,6 +4749,15 @@ def print_data(cx, value, form):
         cx.app.write(yaml_dump(value))
     except ValueError as error:
         raise PodError("The answer cannot be written as YAML: %s" % error, "Use: -o json")
+
+
+def print_fixed(cx, value, *lines):
+    """Print fixed lines; only an explicit -o json or yaml prints `value` in their place."""
+    if cx.options.output in ("json", "yaml"):
+        print_data(cx, value, cx.options.output)
+        return
+    for line in lines:
+        cx.app.out(line)
 
 
 def is_unicode(stream):
@@ -4769,7 +4771,7 @@ def wants_ids(cx):
 
 def print_rows(cx, pages, columns, wide=()):
     """Print a list that arrives page by page: a table, ids alone, or JSON or YAML as it comes."""
-    form = chosen_output(cx)
+    form = cx.settings.get("output")
     if wants_ids(cx):
         for rows in pages:
             for row in rows:
@@ -4815,7 +4817,7 @@ def print_streamed(cx, pages, form):
 
 def print_object(cx, value, lines):
     """Print one object: `lines` are (label, text) for a reader, JSON and YAML hold all of it."""
-    form = chosen_output(cx)
+    form = cx.settings.get("output")
     if form in ("json", "yaml"):
         print_data(cx, value, form)
         return
@@ -4985,25 +4987,22 @@ def record_login(cx, profile, storage, login, user):
 )
 def auth_status(cx, args):
     """Check the token with the server and show whose it is and when it expires."""
-    form = chosen_output(cx, explicit_only=True)
     try:
         user = cx.api.whoami()
     except PodError as error:
         if isinstance(error, Unreachable):
             error.message = "Could not verify: %s" % error.message
-        if form in ("json", "yaml"):
-            print_data(
-                cx, {"authenticated": False, "reason": redact(error.message, cx.app.secrets)}, form
-            )
+        reason = redact(error.message, cx.app.secrets)
+        print_fixed(cx, {"authenticated": False, "reason": reason})
         raise
     token = user.get("token") if isinstance(user.get("token"), dict) else {}
-    if form in ("json", "yaml"):
-        print_data(cx, status_facts(cx, user, token), form)
-        return
-    cx.app.out("Authenticated as: %s" % printable(user.get("email") or "-"))
-    cx.app.out("Account ID: %s" % printable(user.get("account_id") or "-"))
-    expires = token.get("expires_at")
-    cx.app.out("Token expires: %s" % printable(format_date(expires, "never")))
+    print_fixed(
+        cx,
+        status_facts(cx, user, token),
+        "Authenticated as: %s" % (user.get("email") or "-"),
+        "Account ID: %s" % (user.get("account_id") or "-"),
+        "Token expires: %s" % format_date(token.get("expires_at"), "never"),
+    )
     if cx.api.credential.kind == "environment":
         cx.app.say("The token is from PODSTACK_API_TOKEN")
 
@@ -5031,12 +5030,9 @@ def status_facts(cx, user, token):
 def auth_whoami(cx, args):
     """Print the e-mail address that the token belongs to."""
     user = cx.api.whoami()
-    form = chosen_output(cx, explicit_only=True)
-    if form in ("json", "yaml"):
-        return print_data(cx, user, form)
     if not user.get("email"):
         raise Unreachable("Podstack's answer is not understood (no e-mail address in it)")
-    cx.app.out(printable(user["email"]))
+    print_fixed(cx, user, user["email"])
 
 
 @command(
@@ -5074,11 +5070,7 @@ def auth_token(cx, args):
     login = found.login
     if login and login.expires_at is not None and login.expires_at <= cx.app.now():
         raise TokenExpired([found.origin])
-    form = chosen_output(cx, explicit_only=True)
-    if form in ("json", "yaml"):
-        print_data(cx, {"token": found.token}, form)
-    else:
-        cx.app.out(found.token)
+    print_fixed(cx, {"token": found.token}, found.token)
 
 
 @command(
@@ -5258,14 +5250,11 @@ def auth_doctor(cx, args):
     reachable = (usable or from_environment) and check_endpoint(cx, findings)
     if reachable and (readable or from_environment):
         check_credential(cx, findings)
-    form = chosen_output(cx, explicit_only=True)
-    if form in ("json", "yaml"):
-        print_data(cx, findings.rows, form)
-    else:
-        for row in findings.rows:
-            cx.app.out("%-4s  %-9s  %s" % (row["status"], row["check"], row["detail"]))
-            if row["fix"]:
-                cx.app.out("%17s-> %s" % ("", printable(row["fix"])))
+    lines = []
+    for row in findings.rows:
+        lines.append("%-4s  %-9s  %s" % (row["status"], row["check"], row["detail"]))
+        lines += ["%17s-> %s" % ("", row["fix"])] if row["fix"] else []
+    print_fixed(cx, findings.rows, *lines)
     if any(row["status"] == "fail" for row in findings.rows):
         raise PodError("Something needs mending")
 
@@ -5470,10 +5459,9 @@ def accept(what, text, read):
 )
 def config_show(cx, args):
     """Show the whole config file with its tokens masked."""
-    form = chosen_output(cx, explicit_only=True)
     data = masked(cx.config.require().data)
-    if data or form in ("json", "yaml"):
-        print_data(cx, data, "json" if form == "json" else "yaml")
+    if data or cx.options.output:
+        print_data(cx, data, "json" if cx.options.output == "json" else "yaml")
 
 
 def masked(value, name=None):
@@ -5504,16 +5492,7 @@ def config_get(cx, args):
         value = text = config.text_at(key.path(config, active))
     if value is None:
         raise NotFound("%s is not set" % args.key)
-    print_value(cx, value, text if isinstance(text, str) else json_dump(text, indent=None))
-
-
-def print_value(cx, value, text=None):
-    """Print one value: bare, or in the form of an explicit -o."""
-    form = chosen_output(cx, explicit_only=True)
-    if form in ("json", "yaml"):
-        print_data(cx, value, form)
-    else:
-        cx.app.out(text or value)
+    print_fixed(cx, value, text if isinstance(text, str) else json_dump(text, indent=None))
 
 
 @command(
@@ -5596,7 +5575,7 @@ def reset_plan(config):
 )
 def config_path(cx, args):
     """Print where the config file is, or would be."""
-    print_value(cx, cx.settings.path)
+    print_fixed(cx, cx.settings.path, cx.settings.path)
 
 
 @command(
@@ -5627,7 +5606,8 @@ def switch_profile(cx, name):
 )
 def config_get_profile(cx, args):
     """Print the name of the profile in use."""
-    print_value(cx, cx.settings.profile().name)
+    name = cx.settings.profile().name
+    print_fixed(cx, name, name)
 
 
 @command(
@@ -5714,7 +5694,7 @@ def project_current(cx, args):
     project = cx.settings.get("project")
     if project is None:
         raise NotFound("No project is set", "Run: podstack project use NAME")
-    print_value(cx, project)
+    print_fixed(cx, project, project)
 
 
 @command(
@@ -5751,7 +5731,7 @@ def flat_fields(value, name=""):
 
 def print_created(cx, made):
     """Print what a create made: its id alone when quiet, all of it for json and yaml."""
-    form = chosen_output(cx)
+    form = cx.settings.get("output")
     if wants_ids(cx):
         cx.app.out(made.get("id", "-"))
     elif form in ("json", "yaml"):
@@ -5903,7 +5883,7 @@ def pod_get(cx, args):
     """Show a pod's details."""
     pod = cx.api.pod(args.name)
     print_pod(cx, pod)
-    between = {"json": "", "yaml": "---\n"}.get(chosen_output(cx), "\n")
+    between = {"json": "", "yaml": "---\n"}.get(cx.settings.get("output"), "\n")
     while args.watch:
         cx.app.flush()
         cx.app.sleep(2)
@@ -6914,11 +6894,8 @@ def show_version(cx, args):
     """Show the version, the Python that runs it and where it is installed."""
     python = "%d.%d.%d" % sys.version_info[:3]
     facts = {"version": VERSION, "python": python, "platform": sys.platform, "path": SOURCE}
-    form = chosen_output(cx, explicit_only=True)
-    if form in ("json", "yaml"):
-        print_data(cx, facts, form)
-    else:
-        cx.app.out("podstack %(version)s (python %(python)s, %(platform)s, %(path)s)" % facts)
+    line = "podstack %(version)s (python %(python)s, %(platform)s, %(path)s)" % facts
+    print_fixed(cx, facts, line)
 
 
 # -- the command line
@@ -7135,7 +7112,7 @@ Register-ArgumentCompleter -Native -CommandName podstack -ScriptBlock {
 def completion(cx, args):
     """Print a script that completes commands, options, profiles, projects and pods."""
     if args.shell not in COMPLETION_SCRIPTS:
-        raise UsageError("Unknown shell '%s'" % printable(args.shell),
+        raise UsageError("Unknown shell '%s'" % args.shell,
                          "Shells: %s" % ", ".join(COMPLETION_SCRIPTS))  # fmt: skip
     cx.app.write(COMPLETION_SCRIPTS[args.shell])
 
@@ -7234,7 +7211,7 @@ def print_completions(app, typed):
     worker.start()
     worker.join(1)
     for word in found:
-        app.out(printable(word))
+        app.out(word)
     return 0
 
 
