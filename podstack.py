@@ -1399,8 +1399,12 @@ class App:
                     process.send_signal(number)
 
         # Handlers, not SIG_IGN: exec resets them, so that the program does not ignore what we do.
-        numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
-        before = [(number, signal.signal(number, pass_on)) for number in numbers if number]
+        # What nohup or a shell's & has made us ignore stays so for both.
+        before = []
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) != signal.SIG_IGN:
+                before.append((number, signal.signal(number, pass_on)))
         try:
             process = subprocess.Popen(argv, stdin=stdin, env=self.child_environ())
             running.append(process)
@@ -6348,10 +6352,8 @@ def pack(app, stream, source):
         member.uid, member.gid, member.uname, member.gname = 0, 0, "", ""
         return member
 
-    with tarfile.open(
-        fileobj=stream, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8",
-        errors="surrogateescape",
-    ) as archive:  # fmt: skip
+    how = {"mode": "w", "format": tarfile.GNU_FORMAT, "encoding": sys.getfilesystemencoding()}
+    with tarfile.open(fileobj=stream, errors="surrogateescape", **how) as archive:
         archive.add(os.path.realpath(source), "new", filter=entry)
         archive.addfile(tarfile.TarInfo("end"))
 
@@ -6390,9 +6392,9 @@ def unpack(app, stream, new):
     import tarfile
 
     modes, links = [], []
-    how = {"mode": "r|", "encoding": "utf-8", "errors": "surrogateescape"}
+    how = {"mode": "r|", "encoding": sys.getfilesystemencoding()}
     try:
-        with tarfile.open(fileobj=stream, **how) as archive:
+        with tarfile.open(fileobj=stream, errors="surrogateescape", **how) as archive:
             for member in archive:
                 names = safe_names(member.name)
                 path = os.path.join(new, *names)

@@ -362,6 +362,21 @@ def test_a_request_to_end_reaches_ssh(pod):
 
 
 @own_connection
+def test_what_nohup_ignores_stays_ignored(pod):
+    words = ["pod", "exec", "ci-pod", "-i", "--", "sh", "-c", "echo ready; cat"]
+    ignore = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with running(*words, preexec_fn=ignore, **pipes) as process:
+        assert process.stdout.readline() == b"ready\n"
+        with open("/proc/%d/task/%d/children" % (process.pid, process.pid)) as file:
+            ssh = int(file.read())
+        for pid in (process.pid, ssh):
+            os.kill(pid, signal.SIGHUP)
+        assert process.communicate(b"still here", timeout=30)[0] == b"still here"
+        assert process.returncode == 0
+
+
+@own_connection
 def test_a_time_limit(pod, cli, capfd):
     words = ["pod", "exec", "ci-pod", "--timeout", "0.5", "--"]
     done = cli(*words, "sleep", "1000", code=1)
@@ -678,9 +693,11 @@ def test_places_that_cannot_be(pod, cli, words, error):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
 @pytest.mark.parametrize("version", sorted(PYTHONS))
-def test_every_python_copies_alike(pod, home, podstack_process, version):
-    run = functools.partial(podstack_process, python=PYTHONS[version])
+def test_every_python_copies_alike(pod, home, podstack_process, version, locale):
+    env = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = functools.partial(podstack_process, python=PYTHONS[version], env=env)
     (home / "in").mkdir()
     plant(home / "in")
     run("pod", "cp", "in", "ci-pod:in")
