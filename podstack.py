@@ -5495,7 +5495,9 @@ def config_get(cx, args):
         config = cx.config.require()
         value = text = config.text_at(key.path(config, active))
     if value is None:
-        raise NotFound("%s is not set" % args.key)
+        setting_it = "Set it: podstack config set %s VALUE" % args.key
+        hint = setting_it if key.name in SETTABLE else "See: podstack auth list"
+        raise NotFound("%s is not set" % args.key, hint)
     print_fixed(cx, value, text if isinstance(text, str) else json_dump(text, indent=None))
 
 

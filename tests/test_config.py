@@ -512,7 +512,12 @@ def test_what_a_login_recorded_is_read_only(cli, config, key):
 
 def test_a_key_without_a_value_is_not_found(cli, config):
     done = cli("config", "get", "defaults.project", code=6)
-    assert (done.out, done.err) == ("", "Error: defaults.project is not set\n")
+    assert (done.out, done.err) == (
+        "",
+        "Error: defaults.project is not set\nSet it: podstack config set defaults.project VALUE\n",
+    )
+    done = cli("config", "get", "auth.email", code=6)
+    assert done.err == "Error: auth.email is not set\nSee: podstack auth list\n"
     write(config, "profiles:\n  work:\n    token: x\n")
     done = cli("config", "get", "profiles.work.project", code=6)
     assert done.error == "Error: profiles.work.project is not set"
