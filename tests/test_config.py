@@ -1,6 +1,7 @@
 """Configuration: where each value comes from, profiles, and `podstack config ...`."""
 
 import os
+import random
 
 import pytest
 from conftest import USER
@@ -394,6 +395,68 @@ def test_only_what_changes_is_written(cli, config, before, typed, after):
     assert config.read_bytes().decode("utf-8") == after
     assert oct(config.stat().st_mode)[-3:] == "600"
     assert done.out == ""
+
+
+FIELDS = {"project": "defaults.project", "gpu_type": "defaults.gpu_type",
+          "api_endpoint": "api.endpoint", "client_id": "api.client_id", "email": "auth.email",
+          "storage": "auth.storage"}  # fmt: skip
+WORDS = {"api_endpoint": ["https://a.example", "https://b.example"], "storage": ["file"]}
+
+
+def random_file(rng):
+    """A config file with profiles in either form, as a dict."""
+    data = {}
+    if rng.random() < 0.4:
+        data["auth"] = {"email": "top"}
+    if rng.random() < 0.5:
+        data["defaults"] = {"output": "wide"}
+        if rng.random() < 0.5:
+            data["defaults"]["project"] = "top"
+    profiles = {}
+    for name in rng.sample(["default", "a", "b", "auth"], rng.randint(0, 4)):
+        profile = profiles[name] = {}
+        nested = rng.random() < 0.5
+        for field in rng.sample(sorted(FIELDS), rng.randint(0, 3)):
+            value = rng.choice(WORDS.get(field, ["x", "y z", "no", "1"]))
+            block, _, key = FIELDS[field].partition(".")
+            if nested:
+                profile.setdefault(block, {})[key] = value
+            else:
+                profile[field] = value
+    if profiles or rng.random() < 0.2:
+        data["profiles"] = profiles
+    return data
+
+
+def leaves(data, path=()):
+    if not isinstance(data, dict):
+        return {path: data}
+    found = {}
+    for key, value in data.items():
+        found.update(leaves(value, path + (key,)))
+    return found
+
+
+def test_a_change_to_one_profile_changes_nothing_else_whatever_the_file(cli, config):
+    rng = random.Random(11)
+    for _ in range(400):
+        data = random_file(rng)
+        write(config, data)
+        name = rng.choice(["default", "a", "b", "auth", "new"])
+        field = rng.choice([field for field in sorted(FIELDS) if field != "email"])
+        value = rng.choice(WORDS.get(field, ["x", "z", "yes", "1.0", "a: b"]))
+        key = rng.choice(["%s", "profiles." + name + ".%s"]) % FIELDS[field]
+        before = leaves(data)
+        cli("--profile", name, "config", "set", key, value)
+        after = leaves(podstack.yaml_load(config.read_text()))
+        changed = {path for path in set(before) | set(after) if before.get(path) != after.get(path)}
+        changed = {path for path in changed if before.get(path) or after.get(path)}  # but for {}
+        assert len(changed) <= 1, (data, name, key)
+        assert cli("--profile", name, "config", "get", key).out == value + "\n"
+        cli("--profile", name, "config", "unset", key)
+        gone = leaves(podstack.yaml_load(config.read_text()) or {})
+        lost = {path for path in before if before[path] and path not in gone}
+        assert len(lost | changed) <= 1, (data, name, key)
 
 
 NOT_EDITED = [
