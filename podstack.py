@@ -229,9 +229,10 @@ def cut_to_width(text, width):
     """Return as much of `text` as fits into `width` cells, ending in `~` where it was cut."""
     if display_width(text) <= width:
         return text
-    kept = ""
+    kept, left = "", width - 1
     for char in text:
-        if display_width(kept + char) > width - 1:
+        left -= display_width(char)
+        if left < 0:
             break
         kept += char
     return kept + "~"
@@ -247,6 +248,8 @@ def table_lines(header, rows, limit=0):
         cells = [printable(cell) for cell in row]
         widths = [max(width, display_width(cell)) for width, cell in zip(widths, cells)]
         packed.append("\0".join(cells))
+    if limit:  # a cell of millions of letters is not narrowed step by step
+        widths = [min(width, max(limit, 8)) for width in widths]
     while limit and sum(widths) + 2 * (len(widths) - 1) > limit and max(widths) > 8:
         widths[widths.index(max(widths))] -= 1
     for line in packed:
@@ -297,9 +300,10 @@ def redact_names(text):
     """
     import re
 
-    quoted = r'"(?:[^"\\]|\\.)*"?'
+    # Without alternatives: for each turn of such a loop re keeps a way back, 150 bytes a letter.
+    quoted = r'"[^"\\]*(?:\\.[^"\\]*)*"?'
     text = re.sub(r'(?i)("(?:%s)"\s*:\s*)%s' % (WIRE_SECRETS, quoted), r'\1"****"', text)
-    text = re.sub(r'("env"\s*:\s*){(?:[^{}"]|%s)*}?' % quoted, r"\1{****}", text)
+    text = re.sub(r'("env"\s*:\s*){[^{}"]*(?:%s[^{}"]*)*}?' % quoted, r"\1{****}", text)
     names = WIRE_SECRETS + "|code|code_verifier|state"
     return re.sub(r"(?i)((?:^|[?&\s])(?:%s)=)[^&\s]*" % names, r"\1****", text)
 
@@ -1248,8 +1252,8 @@ class App:
         if self.quiet or self.stderr is None or text == self.status_shown:
             return
         if self.redraws:
-            fitted = cut_to_width(printable(text), terminal_width(self.stderr) - 1)
-            self.stderr.write("\r\x1b[2K" + fitted)
+            shown = printable(redact(text, self.secrets))
+            self.stderr.write("\r\x1b[2K" + cut_to_width(shown, terminal_width(self.stderr) - 1))
             self.stderr.flush()
         else:
             self.complain(text)
@@ -2805,7 +2809,8 @@ class Answer:
 
         try:
             text = self.body.decode("utf-8-sig")
-            value = json.loads(text, parse_float=finite, parse_constant=finite)
+            readers = {"parse_int": integer, "parse_float": finite, "parse_constant": finite}
+            value = json.loads(text, **readers)
             if "\\ud" in text or "\\uD" in text:  # maybe half a pair, which nothing can hold
                 whole = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass")
                 value = json.loads(whole.decode("utf-16", "replace"))
@@ -2822,6 +2827,11 @@ def finite(text):
     """Return a JSON number, or None for NaN and what no float can hold: JSON has no word for it."""
     value = float(text)
     return value if value - value == 0 else None
+
+
+def integer(text):
+    """Return a JSON integer, or None beyond 4300 digits: int takes quadratic time for them."""
+    return int(text) if len(text) <= 4300 else None
 
 
 class TransportFailure(Exception):
@@ -2864,6 +2874,17 @@ class Link(io.RawIOBase):
             self.arm()
             data = data[self.sock.send(data) :]
 
+    def is_quiet(self):
+        """Tell whether nothing came after the last answer: it would answer no request (§9.2)."""
+        self.deadline = 0  # so that peek sees what was read already, and reads no more
+        for look in (self.reader.peek, self.sock.recv):
+            try:
+                look(1)
+                return False
+            except OSError:
+                self.sock.settimeout(0)
+        return True
+
     def readable(self):
         return True
 
@@ -2899,9 +2920,9 @@ class Link(io.RawIOBase):
 
     def read_headers(self):
         headers = {}
-        for line in iter(self.read_line, ""):
+        for count, line in enumerate(iter(self.read_line, "")):
             name, colon, value = line.partition(":")
-            if not colon or not is_token(name) or len(headers) == MAX_HEADERS:
+            if not colon or not is_token(name) or count == MAX_HEADERS:
                 raise TransportFailure(NOT_HTTP, final=True)
             name, value = name.lower(), value.strip(" \t")
             headers[name] = "%s, %s" % (headers[name], value) if name in headers else value
@@ -3147,7 +3168,9 @@ class Http:
             link = self.idle[url.origin].pop() if method == "GET" else None
         except (KeyError, IndexError):
             link = None
-        if link:
+        if link and not link.is_quiet():
+            link.end()
+        elif link:
             try:
                 return self.exchange(link, method, url, content, deadline, silence)
             except TransportFailure as failure:
@@ -4569,7 +4592,7 @@ def parse_ssh_command(text):
     Of that text only a host, a user and a port are taken, and only in plain letters: it comes from
     the service, and an option in it (-oProxyCommand=...) would run a program here.
     """
-    refused = PodError("The pod's ssh_command is not a plain one: %s" % str(text)[:200])
+    refused = PodError("The pod's ssh_command is not a plain one: %s" % text)
     plain = isinstance(text, str) and len(text) < 500 and is_token(text.replace(" ", ""))
     words = text.split(" ") if plain else []
     if len(words) not in (2, 4) or words[0] != "ssh":
@@ -6430,14 +6453,22 @@ def safe_names(path):
 
 
 def make_link(app, new, names, goal):
-    """Make a symbolic link, if it stays in the tree; an empty goal is a device's or a pipe's."""
-    import posixpath
+    """Make a symbolic link, if it stays in the tree; an empty goal is a device's or a pipe's.
 
-    lands = posixpath.normpath("/".join(names[:-1] + [goal]))
+    It goes up only before it goes down: what `a/..` is depends on where a link at `a` leads. And
+    it stands in a directory, not behind a link that was made before it.
+    """
+    steps = [step for step in goal.split("/") if step not in ("", ".")]
+    folder = os.path.realpath(new)
+    down = steps[min(steps.count(".."), len(names) - 1) :]
     try:
-        if not goal or goal.startswith("/") or lands.split("/")[0] == "..":
+        if not (names and goal) or goal.startswith("/") or ".." in down:
             raise OSError
-        os.symlink(goal, os.path.join(new, *names))
+        for name in names[:-1]:
+            folder = os.path.join(folder, name)
+            if os.path.islink(folder):
+                raise OSError
+        os.symlink(goal, os.path.join(folder, names[-1]))
     except (OSError, NotImplementedError):
         app.warn("left out: %s (it leads to %s)" % ("/".join(names), goal or "no file"))
 

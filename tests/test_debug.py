@@ -6,10 +6,12 @@ Every secret of a run is looked for on both streams in every form that a text ma
 import base64
 import json
 import re
+import subprocess
+import sys
 import urllib.parse
 
 import pytest
-from conftest import USER
+from conftest import CHECKOUT, USER
 from wire import Wire, reply
 
 import podstack
@@ -48,6 +50,16 @@ def assert_unseen(result, *secrets):
 
 
 # -- by value
+
+
+def test_an_answer_of_10_MB_is_masked_within_the_memory_of_a_small_machine():
+    limit = "resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))"
+    script = (
+        "import podstack, resource; %s; body = '{\"token\": \"%%s\"}' %% ('a' * 9900000)" % limit
+    )
+    script += "; print(podstack.redact_names(body))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=str(CHECKOUT), stdout=subprocess.PIPE)
+    assert done.stdout == b'{"token": "****"}\n'
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)

@@ -243,6 +243,31 @@ def test_requests_of_one_command_share_a_connection(ask):
         assert len(server.connections) == 1
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["in one packet", "later"])
+@pytest.mark.parametrize("status", [200, 204])
+def test_what_comes_unasked_after_an_answer_answers_nothing(status, apart):
+    """RFC 9112 section 9.2: it would pass for the answer to the next request."""
+    taken, sent = threading.Semaphore(0), threading.Semaphore(0)
+    unasked, wanted = reply(200, b"unasked"), b"asked" if status == 200 else b""
+    asked = reply(status, wanted, length=status == 200)
+
+    def answer(connection):
+        while connection.request():
+            connection.send(asked if apart else asked + unasked)
+            if apart:
+                taken.acquire()
+                connection.send(unasked)
+            sent.release()
+
+    with Wire(answer) as server:
+        client = podstack.Http(podstack.App(None, None, None, {}))
+        for _ in range(2):
+            assert client.request("GET", podstack.parse_url(server.url)).body == wanted
+            taken.release()
+            assert sent.acquire(timeout=20)
+        assert len(server.connections) == 2
+
+
 @pytest.mark.parametrize("resets", [False, True], ids=["closed", "reset"])
 def test_a_connection_that_the_server_has_closed_breaks_no_get(ask, resets):
     pages = three_pages()
@@ -408,6 +433,21 @@ def test_an_answer_of_more_than_10_MB_is_not_read_on(ask, start, block):
         result = ask(server, code=7)
         assert result.err == UNREACHABLE + "its answer is larger than 10 MB" + DOCTOR
         assert len(server.requests) == 1
+
+
+def test_a_hundred_header_lines_are_enough_even_of_one_name(ask):
+    """Joined one by one, 10 MB of them would take longer than any time limit."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n%s\r\n{}"
+    with Wire(head % (b"A: b\r\n" * 99)) as server:
+        assert ask(server, "api", "/things").json == {}
+    with Wire(head % (b"A: b\r\n" * 100)) as server:
+        assert ask(server, code=7).err == UNREACHABLE + "its answer is not HTTP" + DOCTOR
+
+
+def test_a_number_too_long_for_any_use_is_null(ask):
+    """int takes time by the square of its digits: minutes, for 10 MB of them."""
+    with Wire(reply(200, '{"long": %s, "just": %s}' % ("9" * 5000, "9" * 4000))) as server:
+        assert ask(server, "api", "/things").json == {"long": None, "just": int("9" * 4000)}
 
 
 def test_an_answer_of_almost_10_MB_is_read(ask):

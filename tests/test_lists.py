@@ -352,6 +352,21 @@ def test_a_table_fits_the_terminal(api, terminal, columns):
     assert [line.split()[0][-1] for line in lines[1:]] == ["~", "~"] or columns == 200
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param("\u0301" * 30000 + "x" * 200, id="marks without a width"),
+        pytest.param("x" * 9000000, id="9 MB of letters"),
+    ],
+)
+def test_a_name_of_any_length_is_cut_at_once(cell):
+    """Neither the square of its letters, nor a step for each, is waited for."""
+    started = time.process_time()
+    lines = list(podstack.table_lines(["NAME", "STATUS"], [[cell, "running"]], 80))
+    assert time.process_time() - started < 3
+    assert podstack.display_width(lines[1]) == 80
+
+
 def test_wide_and_a_pipe_cut_nothing(api, cli, terminal):
     api.add_pods(1, name="n" * 200)
     assert "n" * 200 in cli("pod", "list").out

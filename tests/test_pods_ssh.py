@@ -739,12 +739,13 @@ def archive(*members):
         return file.getvalue()
 
 
-def link(goal, kind=tarfile.SYMTYPE):
-    return member("./x", kind, linkname=goal)
+def link(goal, kind=tarfile.SYMTYPE, name="./x"):
+    return member(name, kind, linkname=goal)
 
 
 HARD = tarfile.LNKTYPE
 TOP = member(".", tarfile.DIRTYPE, mode=0o755)
+DEEP = [TOP] + [member(name, tarfile.DIRTYPE, mode=0o755) for name in ("d", "d/e")]
 EVIL = b"evil"
 HOSTILE = [
     pytest.param([TOP, member("../escaped", data=EVIL)], id="dots"),
@@ -762,6 +763,11 @@ HOSTILE = [
     pytest.param([TOP, link("../victim", HARD), member("./x", data=EVIL)], id="hard-link-out"),
     pytest.param([TOP, link("../../../victim", HARD)], id="hard-link-far-out"),
     pytest.param([TOP, link("/victim", HARD)], id="hard-link-to-root"),
+    pytest.param(DEEP + [link("../..", name="d/e/up"), link("d/e/up/..")], id="links-out-in-turn"),
+    pytest.param(DEEP + [link("../..", name="d/e/up"), link("d/e/up/.."),
+                         link("got/d", name="x/planted")], id="link-behind-a-link"),
+    pytest.param([TOP, link("nowhere/.."), link("victim", name="x/planted")], id="link-in-vain"),
+    pytest.param([TOP, link("x", name=".")], id="link-of-no-name"),
     pytest.param([TOP, member("./x", tarfile.CHRTYPE, devmajor=1, devminor=3)], id="device"),
     pytest.param([TOP, member("./x", tarfile.FIFOTYPE)], id="pipe"),
     pytest.param([TOP, member("./x", data=EVIL), member("./x", data=EVIL)], id="twice"),
@@ -791,8 +797,10 @@ def test_a_hostile_pod_writes_nowhere_else(pod, home, tmp_path, cli, capfd, memb
     assert (home / "victim").read_text() == "victim of home"
     assert (home / "victim").stat().st_nlink == 1
     assert set(os.listdir("place")) <= {"got"}
-    for kind, *facts in tree(home / "place").values():
-        assert kind != "link" or not facts[0].startswith(("/", "..", "a/")), facts
+    got = os.path.realpath("place/got")
+    for name, (kind, *_) in tree(home / "place").items():
+        leads = os.path.realpath(os.path.join("place", name))
+        assert kind != "link" or (leads + "/").startswith(got + "/"), (name, leads)
     assert not os.path.exists("/escaped")
 
 
@@ -859,7 +867,7 @@ def test_an_address_that_is_not_plain_is_refused(api, recorder, cli, text):
     api.add_pods(1, name="ci-pod", ssh_command=text)
     done = cli("pod", "ssh", "ci-pod", code=1)
     assert done.err.startswith("Error: The pod's ssh_command is not a plain one: ")
-    assert done.err.count("\n") == 1 and len(done.err) < 300 and done.err.isprintable is not None
+    assert done.err.count("\n") == 1 and len(done.err) < 2200
     assert recorder() is None
     for words in (
         ["exec", "ci-pod", "--", "x"],
