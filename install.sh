@@ -244,11 +244,11 @@ fetch() {
         http://127.0.0.1[:/]* | http://localhost[:/]* | 'http://[::1]'[:/]*) scheme=http ;;
         *) fail "PODSTACK_INSTALL_URL must be an https:// address, not '$origin'" ;;
     esac
-    if has curl; then
+    if has curl; then  # no -o: a curl from a snap cannot write to /tmp
         curl -fsSL --proto "=$scheme" --proto-redir "=$scheme" --connect-timeout 20 \
-            --max-time 300 --max-filesize 10000000 -o "$2" "$1"
+            --max-time 300 --max-filesize 10000000 "$1" >"$2"
     elif wget --version >/dev/null 2>&1; then  # busybox's has no --version, nor any TLS checks
-        wget -q --max-redirect=0 --tries=2 --timeout=20 -O "$2" "$1"
+        wget -q --max-redirect=0 --tries=2 --timeout=20 -O - "$1" >"$2"
     else
         "$python" -I -S -c 'import sys, urllib.request as r
 class Opener(r.HTTPRedirectHandler):
