@@ -98,7 +98,7 @@ def test_no_more_than_eight_pages_are_on_their_way(api, cli):
     assert 4 <= most[0] <= 8
 
 
-@pytest.mark.parametrize("form", ["table", "wide", "json", "yaml"])
+@pytest.mark.parametrize("form", ["table", "json"])
 def test_the_order_is_the_services_whatever_answers_first(api, cli, form):
     """Every third page is late."""
     names = [pod["name"] for pod in api.add_pods(900)]
@@ -339,7 +339,7 @@ def test_a_terminal_agrees_on_how_wide_a_name_is(tmp_path):
         tmux("kill-server")
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+@pytest.mark.parametrize("columns", [40, 80, 200])
 def test_a_table_fits_the_terminal(api, terminal, columns):
     api.add_pods(1, name="n" * 200, gpu_type="A100")
     api.add_pods(1, name="日" * 200)
