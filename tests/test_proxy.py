@@ -145,13 +145,16 @@ def test_an_address_of_numbers_goes_through_the_tunnel_too(proxy, cli):
     assert connect_head(proxy)[0] == "CONNECT [2001:db8::1]:8443 HTTP/1.1"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.9.1"])
-def test_this_machine_is_never_reached_through_a_proxy(proxy, api, cli, host):
-    port = api.url.rpartition(":")[2]
-    url = "http://%s:%s" % (host, port)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.9.1", "[::1]"])
+def test_this_machine_is_never_reached_through_a_proxy(proxy, cli, scheme, host):
     for variable in podstack.PROXY_VARIABLES + ("HTTP_PROXY", "http_proxy"):
-        env = {variable: "http://127.0.0.1:%d" % proxy.port, "PODSTACK_API_ENDPOINT": url}
-        cli("auth", "whoami", env=env, code=None, sleep=lambda _: None)
+        env = {
+            variable: "http://127.0.0.1:%d" % proxy.port,
+            "PODSTACK_API_ENDPOINT": "%s://%s:9" % (scheme, host),
+        }
+        result = cli("auth", "whoami", env=env, code=7, sleep=lambda _: None)
+        assert result.error == "Error: Cannot reach %s: connection refused" % host.strip("[]")
     assert proxy.connections == []
 
 

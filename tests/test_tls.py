@@ -3,12 +3,17 @@
 The servers speak real TLS, their certificates come from the openssl program.
 """
 
+import os
 import shutil
+import signal
 import ssl
+import subprocess
+import sys
+import threading
 import time
 
 import pytest
-from conftest import PYTHONS, USER
+from conftest import PODSTACK, PYTHONS, USER
 from wire import Authority, Wire, reply, server_context, three_pages
 
 import podstack
@@ -183,6 +188,27 @@ def test_a_handshake_that_drips_ends_with_the_time_limit(cli):
         result = cli("auth", "whoami", code=7, env=env)
         assert time.monotonic() - began < 3
         assert result.err == error_lines("no answer within 0.3 s", DOCTOR)
+
+
+def test_ctrl_c_ends_a_handshake_at_once():
+    hello = threading.Event()
+
+    def answer(connection):
+        connection.more()
+        hello.set()
+        connection.closing.wait(60)
+
+    with Wire(answer) as server:
+        environ = dict(os.environ, PODSTACK_API_ENDPOINT=at_localhost(server))
+        argv = [sys.executable, "-B", PODSTACK, "auth", "whoami"]
+        pipe = subprocess.PIPE
+        child = subprocess.Popen(argv, stdout=pipe, stderr=pipe, env=environ)
+        assert hello.wait(60)
+        began = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+        assert time.monotonic() - began < 1
+    assert (child.returncode, out, err) == (130, b"", b"\n")
 
 
 def test_an_answer_that_drips_in_TLS_ends_with_the_time_limit(authority, cli):
