@@ -4297,7 +4297,7 @@ def refusal(answer, what, credential, now):
         kind = TokenExpired if code == "token_expired" or past else InvalidToken
         return kind([credential.origin])
     if answer.status == 403:
-        return PermissionDenied([message] if message else ())
+        return PermissionDenied([message, credential.origin])
     if answer.status == 402 or code == "insufficient_balance":
         hint = "See: podstack wallet balance"
         return PodError("Insufficient wallet balance", hint, fields or [message or ""])

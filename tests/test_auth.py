@@ -541,6 +541,7 @@ def test_a_token_that_may_not_do_this_is_denied(cli, api, config):
         "Error: Permission denied for resource\n"
         "Check if the token has access to the project: podstack project list\n"
         "The token lacks the scope pods:write\n"
+        "Token from profile 'default' in %s\n" % config
     )
 
 

@@ -392,10 +392,11 @@ TROUBLE = [
     pytest.param(
         {"status": 403}, 5, "Permission denied for resource",
         ["Check if the token has access to the project: podstack project list",
-         "Scripted HTTP 403"], id="403"),
+         "Scripted HTTP 403", "Token from profile 'default' in CONFIG"], id="403"),
     pytest.param(
         {"status": 403, "body": "<html>"}, 5, "Permission denied for resource",
-        ["Check if the token has access to the project: podstack project list"], id="403-html"),
+        ["Check if the token has access to the project: podstack project list",
+         "Token from profile 'default' in CONFIG"], id="403-html"),
     pytest.param(
         {"status": 402, "body": {"error": {"code": "insufficient_balance",
                                            "message": "1.00 USD needed, 0.50 USD available"}}}, 1,

@@ -315,3 +315,17 @@ def test_a_401_names_the_source_of_the_token(api, cli, config, origin, env, text
     result = cli("pod", "list", env=env, code=4)
     assert result.err == first + origin.replace("FILE", str(config)) + "\n"
     assert result.out == ""
+
+
+@pytest.mark.parametrize("origin, env, text", SOURCES.values(), ids=SOURCES)
+def test_a_403_names_it_too(api, cli, config, origin, env, text):
+    config.write_text(text.replace("URL", api.url))
+    config.chmod(0o600)
+    api.next("/v1/pods", status=403, body={"error": {"code": "x", "message": "not yours"}})
+    result = cli("pod", "list", env=env, code=5)
+    assert result.err == (
+        "Error: Permission denied for resource\n"
+        "Check if the token has access to the project: podstack project list\nnot yours\n"
+        + origin.replace("FILE", str(config))
+        + "\n"
+    )

@@ -377,6 +377,7 @@ def test_a_project_that_the_token_cannot_see(cli, api, pods):
         "Error: Permission denied for resource\n"
         "Check if the token has access to the project: podstack project list\n"
         "No access to project 'nope'\n"
+        "Token from PODSTACK_API_TOKEN\n"
     )
 
 
