@@ -439,7 +439,7 @@ def leaves(data, path=()):
 
 def test_a_change_to_one_profile_changes_nothing_else_whatever_the_file(cli, config):
     rng = random.Random(11)
-    for _ in range(400):
+    for _ in range(80):
         data = random_file(rng)
         write(config, data)
         name = rng.choice(["default", "a", "b", "auth", "new"])
