@@ -5762,11 +5762,11 @@ def print_created(cx, made):
     """Print what a create made: its id alone when quiet, all of it for json and yaml."""
     form = cx.settings.get("output")
     if wants_ids(cx):
-        cx.app.out(made.get("id", "-"))
+        cx.app.out(field("id")(made))
     elif form in ("json", "yaml"):
         print_data(cx, made, form)
     else:
-        cx.app.out("%s  %s" % (made.get("id", "-"), made.get("name", "-")))
+        cx.app.out("%s  %s" % (field("id")(made), field("name")(made)))
 
 
 # -- pod: life
