@@ -4577,44 +4577,24 @@ def read_pages(fetch):
 # -- the way into a pod
 
 
-class SshTarget:
-    """Where a pod's sshd listens: plain `host`, `user` (or None) and `port`, as text."""
-
-    __slots__ = ("host", "user", "port")
-
-    def __init__(self, host, user, port):
-        self.host, self.user, self.port = host, user, port
-
-
 def parse_ssh_command(text):
-    """Return the SshTarget of a pod's `ssh_command`; raises PodError.
+    """Return (host, user or None, port) of a pod's `ssh_command`; raises PodError.
 
     Of that text only a host, a user and a port are taken, and only in plain letters: it comes from
     the service, and an option in it (-oProxyCommand=...) would run a program here.
     """
-    refused = PodError("The pod's ssh_command is not a plain one: %s" % text)
-    plain = isinstance(text, str) and len(text) < 500 and is_token(text.replace(" ", ""))
-    words = text.split(" ") if plain else []
-    if len(words) not in (2, 4) or words[0] != "ssh":
-        raise refused
-    port = "22"
-    if len(words) == 4:
-        at = 1 if words[1] == "-p" else 2
-        if words[at] != "-p":
-            raise refused
-        port = words[at + 1]
-        words = words[:at] + words[at + 2 :]
-    user, mark, host = words[1].rpartition("@")
-    try:
-        host, _ = split_authority("[%s]" % host if ":" in host else host, 22)
-        if not is_digits(port) or not 0 < int(port[:6]) < 65536:
-            raise ValueError(port)
-    except ValueError:
-        raise refused
-    letters = NAME_LETTERS + "._-"
-    if (mark and not user) or user.strip(letters) or user.startswith("-"):
-        raise refused
-    return SshTarget(host, user or None, port)
+    import re
+
+    shape = r"ssh(?: -p ([0-9]{1,5}))? (?:(%s)@)?(%s|%s)(?: -p ([0-9]{1,5}))?\Z"
+    name, address = "[A-Za-z0-9_][A-Za-z0-9._-]*", "[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+"
+    found = (
+        isinstance(text, str) and len(text) < 500 and re.match(shape % (name, name, address), text)
+    )
+    before, user, host, after = found.groups() if found else (None, None, None, "0")
+    port = int(before or after or 22)
+    if (before and after) or not 0 < port < 65536:
+        raise PodError("The pod's ssh_command is not a plain one: %s" % str(text)[:200])
+    return host, user, port
 
 
 class Context:
@@ -6168,9 +6148,9 @@ def ssh_to(cx, name, *options):
             "pod '%s' cannot be connected to: it is %s" % (name, pod.get("status")),
             "Start it: podstack pod start %s --wait" % name,
         )
-    target = parse_ssh_command(pod["ssh_command"])
-    user = ["-o", "User=" + target.user] if target.user else []
-    return [path, "-p", target.port] + user + list(options) + ["--", target.host]
+    host, user, port = parse_ssh_command(pod["ssh_command"])
+    named = ["-o", "User=" + user] if user else []
+    return [path, "-p", str(port)] + named + list(options) + ["--", host]
 
 
 def remote_words(words):

@@ -860,7 +860,9 @@ REFUSED = [
     "ssh root@h\u2028", "ssh\u00a0root@h", "\uff53sh root@h", "ssh -p 0 root@h",
     "ssh -p 65536 root@h", "ssh -p -22 root@h", "ssh -p 22;id root@h", "ssh -p 2 2 root@h",
     "ssh -p \u0662\u0662 root@h", "ssh -p 0x16 root@h", "ssh -p 1e3 root@h",
-    "ssh -p 000000000022 root@h", "scp root@h", "bash -c id", "/bin/ssh root@h", "SSH root@h",
+    "ssh -p 000000000022 root@h", "ssh -p 1 root@h -p 2", "ssh -p 22 root@h\n", "ssh root@.h",
+    "ssh root@:", "ssh .@h", "ssh root@h:h", "scp root@h", "bash -c id", "/bin/ssh root@h",
+    "SSH root@h",
     "sshx h", "root@h", "h", "-", "ssh " + "r" * 100000, "s" * 1000000,
     "ssh " + "-p 22 " * 50 + "root@h", 12345, True, 2.5, ["ssh", "root@h"], {"ssh": "root@h"},
     [["-oProxyCommand=id"]],
@@ -890,7 +892,7 @@ ACCEPTED = [
     ("ssh root@h.example.com -p 1", ["-p", "1", "-o", "User=root", "--", "h.example.com"]),
     ("ssh -p 65535 a-b_c.d@h", ["-p", "65535", "-o", "User=a-b_c.d", "--", "h"]),
     ("ssh root@fd00::1", ["-p", "22", "-o", "User=root", "--", "fd00::1"]),
-    ("ssh root@UPPER", ["-p", "22", "-o", "User=root", "--", "upper"]),
+    ("ssh root@UPPER", ["-p", "22", "-o", "User=root", "--", "UPPER"]),
 ]
 
 
