@@ -2900,7 +2900,8 @@ class Link(io.RawIOBase):
     def read_line(self):
         line = self.reader.readline(MAX_LINE_BYTES)
         if not line.endswith(b"\n"):
-            raise TransportFailure(NOT_HTTP if len(line) == MAX_LINE_BYTES else CUT_OFF)
+            endless = len(line) == MAX_LINE_BYTES
+            raise TransportFailure(NOT_HTTP if endless else CUT_OFF, final=endless)
         return line.decode("latin-1").rstrip("\r\n")
 
     def read_head(self):

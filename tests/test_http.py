@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from conftest import USER
+from conftest import PYTHONS, USER
 from wire import Wire, reply, three_pages
 
 import podstack
@@ -560,6 +560,43 @@ def test_an_answer_means_the_same_however_it_is_cut_into_packets(data):
         one = client.request("GET", podstack.parse_url(slow.url))
         two = client.request("GET", podstack.parse_url(fast.url))
     assert (one.status, one.headers, one.body) == (two.status, two.headers, two.body)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(PYTHONS))
+def test_every_python_reads_them_alike(podstack_process, name):
+    good = b'"hello"\n'
+    tell = b"HTTP/1.1 200 OK\r\n"
+    chunks = tell + b'Transfer-Encoding: chunked\r\n\r\n4\r\n"hel\r\n3\r\nlo"\r\n0\r\n\r\n'
+    moved = reply(302, headers={"Location": "/v1/y"})
+    server_error = reply(500, headers={"X-Request-Id": "abc"})
+    for answers, code, out, error in (
+        ([tell + b'Content-Length: 7\r\n\r\n"hello"'], 0, good, ""),
+        ([tell + b'\r\n"hello"'], 0, good, ""),
+        ([chunks], 0, good, ""),
+        ([b"HTTP/1.1 103 Early Hints\r\n\r\n" + chunks], 0, good, ""),
+        ([b"", tell, chunks], 0, good, ""),
+        ([reply(429, headers={"Retry-After": "0"}), chunks], 0, good, ""),
+        ([moved, chunks], 0, good, ""),
+        ([server_error], 7, b"", "Error: Podstack is having trouble (HTTP 500, request id abc)"),
+        ([chunks[:-20]] * 4, 7, b"", UNREACHABLE + "its answer was cut off"),
+        ([CHUNKED + b"-1\r\n"], 7, b"", UNREACHABLE + "its answer is not HTTP"),
+        ([tell + b"X: " + b"y" * 70000], 7, b"", UNREACHABLE + "its answer is not HTTP"),
+    ):
+        left = list(answers)
+        with Wire(lambda c, left=left: c.request() and c.send(left.pop(0))) as server:
+            env = {"PODSTACK_API_ENDPOINT": server.url}
+            result = podstack_process("api", "/x", python=PYTHONS[name], env=env, code=code)
+            assert (result.out.encode(), result.error) == (out, error)
+            assert left == []
+    with Wire(lambda connection: endless(connection, *SLOW["chunk size"])) as server:
+        env = {"PODSTACK_API_ENDPOINT": server.url, "PODSTACK_TIMEOUT": "0.5"}
+        result = podstack_process("api", "/x", python=PYTHONS[name], env=env, code=7)
+        assert result.error == UNREACHABLE + "no answer within 0.5 s"
+    with Wire(lambda connection: flood(connection, *FLOODS["declared"])) as server:
+        env = {"PODSTACK_API_ENDPOINT": server.url}
+        result = podstack_process("api", "/x", python=PYTHONS[name], env=env, code=7)
+        assert result.error == UNREACHABLE + "its answer is larger than 10 MB"
 
 
 # -- redirects
