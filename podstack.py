@@ -6927,6 +6927,7 @@ class Line:
         cut = argv.index("--") if "--" in argv else len(argv)
         self.tail = argv[cut + 1 :] if cut < len(argv) else None
         self.words, self.options, self.rest = [], [], argv[:cut]
+        self.lacks_value = False
         everything = [argument for found in COMMANDS.values() for argument in found.arguments]
         self.takes_value = {
             name: argument.metavar is not None
@@ -6961,11 +6962,14 @@ class Line:
 
     def next_value(self):
         """Return the next word, or None where there is none or another option follows."""
-        is_value = self.rest and self.rest[0].partition("=")[0] not in self.takes_value
-        return self.rest.pop(0) if is_value else None
+        if self.rest and self.rest[0].partition("=")[0] not in self.takes_value:
+            return self.rest.pop(0)
+        self.lacks_value = True
+        return None
 
     def asks_for(self, *names):
-        return any(name in names for name, _ in self.options)
+        """Tell whether an option is there, and surely not meant as the value of another."""
+        return not self.lacks_value and any(name in names for name, _ in self.options)
 
 
 def read_options(words, arguments, given):

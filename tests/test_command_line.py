@@ -123,6 +123,9 @@ REFUSED = [
     ("pod create --name", "--name needs a value", CREATE),
     ("pod create --name --image x", "--name needs a value", CREATE),
     ("pod create --name --image=x", "--name needs a value", CREATE),
+    ("pod create --name x --command --help", "--command needs a value", CREATE),
+    ("pod create --name x --command --version", "--command needs a value", CREATE),
+    ("--profile --help", "--profile needs a value", ""),
     ("pod list -o", "-o needs a value", "pod list"),
     ("pod list -qo", "-o needs a value", "pod list"),
     ("pod exec x --timeout -- sh", "--timeout needs a value", EXEC),
@@ -360,7 +363,7 @@ def test_help_can_be_asked_for_in_each_way(cli, home, words):
 
 
 @pytest.mark.parametrize(
-    "typed", ["pod create --name --help", "pod get --help extra", "pod exec x ls -h"]
+    "typed", ["pod create --cpu none --help", "pod get --help extra", "pod exec x ls -h"]
 )
 def test_help_wins_over_what_is_wrong_with_the_line(cli, typed):
     assert cli(*typed.split()).out == page(" ".join(typed.split()[:2]))
