@@ -396,6 +396,27 @@ def test_a_name_server_that_does_not_answer_ends_with_the_time_limit(monkeypatch
     assert result.err == "Error: Cannot reach api.test.invalid: no answer within 0.3 s" + DOCTOR
 
 
+def test_a_dead_address_leaves_time_for_the_next(api, cli, monkeypatch):
+    """As with an IPv6 address that leads nowhere: nothing answers there, not even a no."""
+    with socket.socket() as dead, socket.socket() as first, socket.socket() as second:
+        dead.bind(("127.0.0.1", 0))
+        dead.listen(0)
+        for filler in (first, second):  # a full queue: whoever comes now hears nothing
+            filler.setblocking(False)
+            filler.connect_ex(dead.getsockname())
+        live = ("127.0.0.1", int(api.url.rpartition(":")[2]))
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        found = [kind + (dead.getsockname(),), kind + (live,)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+        monkeypatch.setattr(podstack, "CONNECT_SECONDS", 0.2)
+        began = time.monotonic()
+        assert cli("auth", "whoami").out == "user@example.com\n"
+        assert 0.15 < time.monotonic() - began < 5
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found[:1])
+        result = cli("auth", "whoami", env={"PODSTACK_TIMEOUT": "0.3"}, code=7)
+        assert result.err == UNREACHABLE + "no answer within 0.3 s" + DOCTOR
+
+
 # -- the size limit
 
 
