@@ -238,12 +238,15 @@ Install one with your package manager (python3), then run this again"
 # -- what will be installed
 
 fetch() {
-    say "Downloading $1"
+    scheme='' after=${1#*://}
     case $1 in
         https://*) scheme=https ;;
         http://127.0.0.1[:/]* | http://localhost[:/]* | 'http://[::1]'[:/]*) scheme=http ;;
-        *) fail "PODSTACK_INSTALL_URL must be an https:// address, not '$origin'" ;;
     esac
+    case ${after%%/*} in *@*) scheme='' ;; esac  # before an @ stands no host, but a password
+    [ -n "$scheme" ] ||
+        fail "PODSTACK_INSTALL_URL must be an https:// address, not '$origin'"
+    say "Downloading $1"
     if has curl; then  # no -o: a curl from a snap cannot write to /tmp
         curl -fsSL --proto "=$scheme" --proto-redir "=$scheme" --connect-timeout 20 \
             --max-time 300 --max-filesize 10000000 "$1" >"$2"
@@ -317,7 +320,9 @@ write_launcher() {
 $MARK
 # Renew: podstack update.  Remove: curl -sSL $ORIGIN/cli | bash -s -- --uninstall
 python=$(quoted "$python")
-[ -x "\$python" ] || python=\$(command -v python3 || command -v /usr/libexec/platform-python) || {
+[ -x "\$python" ] || python=\$(command -v python3)
+case \$python in /*) ;; *) python=/usr/libexec/platform-python ;; esac
+[ -x "\$python" ] || {
     echo 'Error: podstack needs Python 3.6 or newer, and there is none: install python3' >&2
     exit 1
 }

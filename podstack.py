@@ -1132,6 +1132,7 @@ TEXT_BROWSERS = (
     "lynx", "w3m", "links", "links2", "elinks", "www-browser", "sensible-browser",
 )  # fmt: skip
 X_BROWSERS = ("x-www-browser", "firefox", "chromium", "google-chrome", "chromium-browser")
+PLAIN_IN_URLS = NAME_LETTERS + "-._~:/?[]@&=+,%"
 LABEL_COLORS = {"Error: ": "31", "Warning: ": "33"}
 
 
@@ -1428,17 +1429,21 @@ class App:
     def pipe(self, argv, feed=None, drain=None):
         """Run a program while `feed` writes its stdin or `drain` reads its stdout.
 
-        Returns its exit code; its stderr is ours.
+        Returns its exit code; what it says on stderr is passed on.
         """
         import subprocess
+        import threading
 
         self.flush()
         process = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
             stdout=subprocess.PIPE if drain else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env=self.child_environ(),
         )
+        relay = threading.Thread(target=self.pass_on, args=(process.stderr,), daemon=True)
+        relay.start()
         try:
             try:
                 with process.stdin or process.stdout as stream:
@@ -1450,6 +1455,13 @@ class App:
             process.kill()
             process.wait()
             raise
+        finally:
+            relay.join(2)  # what it started may keep its stderr open
+
+    def pass_on(self, stream):
+        """Say what a program says: of a program in a pod it is the pod's word."""
+        for line in iter(lambda: stream.readline(4096), b""):
+            self.complain(line.decode("utf-8", "replace").rstrip("\r\n"))
 
     def browser_command(self):
         """Return the argv that opens a page here (`%s` is the address), or None."""
@@ -1497,7 +1509,9 @@ class App:
         command = self.browser_command()
         if command is None:
             return False
-        argv = [word.replace("%s", address) for word in command]
+        # wslview hands it to PowerShell, and some settings of BROWSER to sh: $(...) would run.
+        plain = "".join(c if c in PLAIN_IN_URLS else percent_encode(c) for c in address)
+        argv = [word.replace("%s", plain) for word in command]
         null = subprocess.DEVNULL
         # xdg-open tries these last; left to itself it would go on with text browsers.
         wrapped = os.path.basename(argv[0]) == "xdg-open"
@@ -7112,7 +7126,8 @@ Register-ArgumentCompleter -Native -CommandName podstack -ScriptBlock {
         Where-Object { $_.Extent.StartOffset -lt $cursor } | ForEach-Object { "$_" })
     if (-not $word) { $typed += ' ' }  # an empty argument does not reach a program everywhere
     podstack __complete @typed 2>$null | ForEach-Object {
-        $text = if ($_ -match '^[\\w@./:=+-]+$') { $_ } else { "'" + $_.Replace("'", "''") + "'" }
+        $quoted = "'" + ($_ -replace "['\\u2018-\\u201b]", '$0$0') + "'"
+        $text = if ($_ -match '^[\\w@./:=+-]+$') { $_ } else { $quoted }
         [System.Management.Automation.CompletionResult]::new($text)
     }
 }
@@ -7297,6 +7312,8 @@ def main(argv, app):
 
 def run():
     """Run the command line of this process and end it."""
+    if sys.path[:1] == [os.path.dirname(os.path.realpath(SOURCE))]:
+        del sys.path[0]  # a json.py beside this file is not ours: it may have come to lie in /tmp
     app = App.real()
     code = main(sys.argv[1:], app)
     try:

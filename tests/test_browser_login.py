@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 import urllib.request
 
@@ -351,6 +352,18 @@ def test_a_browser_that_is_missing_is_said_and_the_wait_goes_on(log_in, api):
     done = log_in("--timeout", "0.5", browser="/no/such/browser", code=4)
     assert "No browser could be started here.\n" in done.err
     assert ADDRESS.search(done.err)
+
+
+def test_no_shell_on_the_way_to_a_browser_runs_a_servers_words(tmp_path):
+    """As wslview's PowerShell would, or a BROWSER that is a line for sh."""
+    seen = tmp_path / "seen"
+    line = "sh -c 'echo \"%%s\" >%s.part && mv %s.part %s'" % (seen, seen, seen)
+    app = podstack.App(None, None, None, {"BROWSER": line, "PATH": os.environ["PATH"]})
+    assert app.browse("https://h/$(id)/*;!'x'?a=b&c=%20,[]")
+    deadline = time.monotonic() + 30
+    while not seen.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert seen.read_text() == "https://h/%24%28id%29/%2A%3B%21%27x%27?a=b&c=%20,[]\n"
 
 
 def test_the_browser_gets_no_token(log_in, tmp_path, api):

@@ -303,7 +303,14 @@ def test_a_system_that_has_busybox_alone(origin, root, tmp_path):
 
 @pytest.mark.parametrize(
     "url",
-    ["http://get.podstack.ai", "http://127.0.0.1.evil.example", "ftp://127.0.0.1", "file:///tmp"],
+    [
+        "http://get.podstack.ai",
+        "http://127.0.0.1.evil.example",
+        "ftp://127.0.0.1",
+        "file:///tmp",
+        "http://127.0.0.1:80@evil.example",
+        "https://me:password@evil.example/x",
+    ],
 )
 def test_only_https_is_downloaded_from(url, user):
     told = user.install(code=1, PODSTACK_INSTALL_URL=url).err
@@ -527,6 +534,9 @@ def test_another_python_serves_when_the_pinned_one_is_gone(origin, root):
     with open(launcher, "w") as stream:
         stream.write(text)
     assert root.run(launcher, "--version").code == 0
+    # Not one from the current directory.
+    shutil.copy("/bin/true", root.home + "/python3")
+    root.run(launcher, "--version", code=1, PATH=".:")
     told = root.run(launcher, "--version", code=1, PATH="/none").err
     assert told == (
         "Error: podstack needs Python 3.6 or newer, and there is none: install python3\n"

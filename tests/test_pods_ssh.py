@@ -631,9 +631,8 @@ def test_a_pod_without_tar(pod, home, tmp_path, cli, capfd):
     for name in ("sh", "mkdir", "mv", "rm", "grep"):
         (tmp_path / "few" / name).symlink_to(shutil.which(name))
     pod.enter(path=str(tmp_path / "few"))
-    assert cli("pod", "cp", "file", "ci-pod:x", code=1).err == (
-        "Error: The copy has failed (the pod has no tar or no sh)\n"
-    )
+    error = cli("pod", "cp", "file", "ci-pod:x", code=1).error
+    assert error == "Error: The copy has failed (the pod has no tar or no sh)"
 
 
 def test_busybox_is_enough_of_a_pod(pod, home, tmp_path, cli, capfd):
@@ -807,6 +806,21 @@ def test_a_hostile_pod_writes_nowhere_else(api, home, tmp_path, cli, monkeypatch
         leads = os.path.realpath(os.path.join("place", name))
         assert kind != "link" or (leads + "/").startswith(got + "/"), (name, leads)
     assert not os.path.exists("/escaped")
+
+
+@pytest.mark.parametrize("words", [("ci-pod:wanted", "got"), ("victim", "ci-pod:got")])
+def test_what_a_pod_says_of_a_copy_is_never_raw(pod, home, tmp_path, cli, capfd, words):
+    """Its stderr would else set the terminal's title, or type into it."""
+    lay(pod.path, "wanted/a")
+    lay(home, "victim")
+    programs = tmp_path / "podbin"
+    programs.mkdir()
+    (programs / "tar").write_text("#!/bin/sh\nprintf '\\033]0;own\\007ed\\nmore' >&2\nexit 3\n")
+    (programs / "tar").chmod(0o755)
+    pod.enter(path="%s:%s" % (programs, os.environ["PATH"]))
+    done = cli("pod", "cp", *words, code=1)
+    assert "\\x1b]0;own\\x07ed\nmore\n" in done.err
+    assert "\x1b" not in capfd.readouterr().err
 
 
 def test_setuid_bits_do_not_arrive(pod, home, cli, capfd):

@@ -5,6 +5,7 @@ Each on the oldest Python here and the newest; the ones between are among the lo
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -225,6 +226,16 @@ def test_what_python_variables_and_files_lie_around_is_no_matter(shell, account,
     (home / "socket.py").write_text("raise SystemExit('nor this one')\n")
     assert shell("podstack auth whoami", python="-B -W error").out == "user@example.com\n"
     assert shell("podstack auth whoami", python="-B -O", PYTHONHASHSEED="0").code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", each_python())
+def test_a_file_beside_the_program_is_no_module_of_pythons(python, account, home):
+    """Who fetches it to /tmp and runs it there runs nobody else's json.py."""
+    (home / "json.py").write_text("raise SystemExit('not this one')\n")
+    shutil.copy(PODSTACK, str(home / "podstack.py"))
+    words = [python, "-B", str(home / "podstack.py"), "auth", "whoami"]
+    assert subprocess.run(words, stdout=subprocess.PIPE).stdout == b"user@example.com\n"
 
 
 @pytest.mark.slow
