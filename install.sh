@@ -318,7 +318,8 @@ write_launcher() {
     cat <<EOF
 #!/bin/sh
 $MARK
-# Renew: podstack update.  Remove: curl -sSL $ORIGIN/cli | bash -s -- --uninstall
+# Renew: podstack update
+# Remove: curl -sSL $ORIGIN/cli | bash -s -- --uninstall --prefix $(quoted "$prefix")
 python=$(quoted "$python")
 [ -x "\$python" ] || python=\$(command -v python3)
 case \$python in /*) ;; *) python=/usr/libexec/platform-python ;; esac
