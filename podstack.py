@@ -6709,7 +6709,7 @@ def update(cx, args):
 TOPICS = {
     "environment": "the PODSTACK_* variables",
     "exit-codes": "what each exit code means",
-    "config-file": "its form, profiles, and which value wins",
+    "config": "the config file, profiles, and which value wins",
     "formatting": "-o json, -o yaml, --quiet",
 }
 HEEDED = "Heeded, too: NO_COLOR, SSL_CERT_FILE, HTTPS_PROXY, ALL_PROXY, NO_PROXY, BROWSER"
@@ -6739,6 +6739,7 @@ exists. A value comes from the first of these that has it:
 
 With --profile on the command line that profile comes before the environment.
 podstack auth doctor shows where each value comes from and what it shadows.
+The commands that read and change it: podstack config --help
 """
 FORMATTING_TOPIC = """\
 stdout holds the answer alone, stderr everything else, in every format.
@@ -6884,20 +6885,20 @@ def help_topic(topic):
         return "\n".join(columns_of(ENVIRONMENT) + ["", HEEDED]) + "\n"
     if topic == "exit-codes":
         return "\n".join("%5d  %s" % pair for pair in EXIT_CODES) + "\n"
-    return CONFIG_TOPIC if topic == "config-file" else FORMATTING_TOPIC
+    return CONFIG_TOPIC if topic == "config" else FORMATTING_TOPIC
 
 
 def help_text(words, topics=()):
     """Return the help for the words of a line, or one of `topics`; raises UsageError."""
     if not words:
         return help_root()
+    if len(words) == 1 and words[0] in topics:
+        return help_topic(words[0])
     found, _ = find_command(words)
     if found:
         return help_command(found)
     if len(words) == 1 and words[0] in dict(GROUPS):
         return help_group(words[0])
-    if words[0] in topics:
-        return help_topic(words[0])
     raise unknown_command(words, topics)
 
 
@@ -6986,11 +6987,43 @@ class Line:
         return not self.lacks_value and any(name in names for name, _ in self.options)
 
 
+def build_parser(words, arguments):
+    """Return the argparse parser for the options of one command, and of no other."""
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise usage_error(words, message[:1].upper() + message[1:])
+
+    def reader_of(argument):
+        def read(text):
+            try:
+                return argument.read(text)
+            except ValueError as error:
+                raise usage_error(words, not_accepted(argument.names[-1], error, text).message)
+
+        return read
+
+    parser = Parser(add_help=False, allow_abbrev=False)
+    for argument in arguments:
+        how = {"action": "store_true"}
+        if argument.metavar is not None:
+            how = {"action": "append" if argument.repeats else "store", "type": reader_of(argument)}
+        parser.add_argument(
+            *argument.names, dest=argument.dest, default=argument.first_value, **how
+        )  # fmt: skip
+    return parser
+
+
 def read_options(words, arguments, given):
-    """Return {dest: value} for the options given to some command words; raises UsageError."""
+    """Return {dest: value} for the options given to some command words; raises UsageError.
+
+    argparse gets each option with its value joined, by its long name: left to itself it takes
+    abbreviations on 3.6, and a value that begins with a dash for an option.
+    """
     arguments = list(GLOBAL_OPTIONS) + arguments
     named = {name: argument for argument in arguments for name in argument.names}
-    values = {argument.dest: argument.first_value for argument in arguments}
+    argv = []
     for name, text in given:
         argument = named.get(name)
         if argument is None:
@@ -6998,11 +7031,10 @@ def read_options(words, arguments, given):
         if (argument.metavar is None) != (text is None):
             problem = "takes no value" if text is not None else "needs a value"
             raise usage_error(words, "%s %s" % (name, problem))
-        try:
-            value = True if text is None else argument.read(text)
-        except ValueError as error:
-            raise usage_error(words, not_accepted(name, error, text).message)
-        values[argument.dest] = values[argument.dest] + [value] if argument.repeats else value
+        argv.append(argument.names[-1] if text is None else argument.names[-1] + "=" + text)
+    values = {argument.dest: argument.first_value for argument in arguments}
+    if argv:  # a line without options needs no parser: importing one costs a third of a start
+        values = vars(build_parser(words, arguments).parse_args(argv))
     for argument in arguments:
         if argument.required and values[argument.dest] is None:
             raise usage_error(words, "%s is missing" % argument_label(argument))

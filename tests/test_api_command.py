@@ -251,7 +251,7 @@ def test_the_topics(cli):
     assert [int(line.split()[0]) for line in codes.splitlines()] == [
         code for code, _ in podstack.EXIT_CODES
     ]
-    assert "profiles:" in cli("help", "config-file").out
+    assert "profiles:" in cli("help", "config").out
     assert "--quiet" in cli("help", "formatting").out
     for topic in podstack.TOPICS:
         assert topic in cli("--help").out
@@ -260,7 +260,7 @@ def test_the_topics(cli):
 
 def test_the_config_topic_is_a_config_file(cli, config):
     """What it shows reads as it says."""
-    text = cli("help", "config-file").out
+    text = cli("help", "config").out
     shown = text.split("\n\n")[1]
     config.write_text("\n".join(line[2:] for line in shown.splitlines()) + "\n")
     config.chmod(0o600)

@@ -132,7 +132,7 @@ REFUSED = [
     ("--profile -- auth status", "--profile needs a value", ""),
     ("auth login --device=yes", "--device takes no value", LOGIN),
     ("auth login --device=", "--device takes no value", LOGIN),
-    ("pod list -o xml", "-o must be table or wide or json or yaml, not 'xml'", "pod list"),
+    ("pod list -o xml", "--output must be table or wide or json or yaml, not 'xml'", "pod list"),
     ("pod list --output=", "--output must be table or wide or json or yaml, not ''", "pod list"),
     ("pod create --name a --cpu 0", "--cpu must be a whole number above 0, not '0'", CREATE),
     ("pod create --name a --cpu 1.5", "--cpu must be a whole number above 0, not '1.5'", CREATE),
@@ -299,6 +299,14 @@ def theirs(parser, found, typed, tail):
     return found, values
 
 
+@pytest.mark.parametrize("words", NAMES)
+def test_a_line_without_options_means_what_the_parser_makes_of_it(words):
+    found = podstack.COMMANDS[tuple(words.split())]
+    parser = podstack.build_parser(found.words, arguments_of(found))
+    short = {argument.dest: argument.first_value for argument in arguments_of(found)}
+    assert vars(parser.parse_args([])) == short
+
+
 def test_thousands_of_lines_mean_what_argparse_makes_of_them():
     rng = random.Random(20240101)
     parsers = {words: peer(found) for words, found in podstack.COMMANDS.items()}
@@ -319,15 +327,16 @@ def test_thousands_of_lines_mean_what_argparse_makes_of_them():
 
 
 def page(words):
-    return podstack.help_text(words.split(), podstack.TOPICS)
+    return podstack.help_text(words.split())
 
 
-PAGES = [""] + GROUPS + NAMES + sorted(podstack.TOPICS)
+PAGES = [page(words) for words in [""] + GROUPS + NAMES]
+PAGES += [podstack.help_topic(topic) for topic in podstack.TOPICS]
 
 
-@pytest.mark.parametrize("words", PAGES)
-def test_a_page_of_help_fits_a_screen(words):
-    lines = page(words).splitlines()
+@pytest.mark.parametrize("text", PAGES, ids=[text.partition("\n")[0] for text in PAGES])
+def test_a_page_of_help_fits_a_screen(text):
+    lines = text.splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
     assert not any(line != line.rstrip() for line in lines)
@@ -355,7 +364,7 @@ def test_help_can_be_asked_for_in_each_way(cli, home, words):
         typed + ["--bogus", "--help"],
         typed + ["--help", "--", "x"],
     ):
-        if line[0] == "help" and "--bogus" in line:
+        if line[0] == "help" and ("--bogus" in line or words in podstack.TOPICS):
             continue
         done = cli(*line)
         assert (done.out, done.err) == (text, "")
@@ -383,7 +392,7 @@ def test_bare_words_print_help_where_errors_go(cli, words):
 
 @pytest.mark.parametrize("topic", sorted(podstack.TOPICS))
 def test_help_for_a_topic(cli, topic):
-    assert cli("help", topic).out == page(topic)
+    assert cli("help", topic).out == podstack.help_topic(topic)
     assert "podstack help " + "|".join(podstack.TOPICS) in page("")
 
 
@@ -446,10 +455,16 @@ def test_an_option_takes_a_value_in_every_command_or_in_none():
                 )
 
 
+def test_the_topic_that_is_called_as_a_group_names_the_groups_help(cli):
+    assert set(GROUPS) & set(podstack.TOPICS) == {"config"}
+    assert cli("help", "config").out.endswith(": podstack config --help\n")
+    assert cli("config", "--help").out == page("config")
+
+
 def test_a_command_is_never_a_group_and_never_a_topic():
     single = {words[0] for words in podstack.COMMANDS if len(words) == 1}
     assert not single & set(GROUPS)
-    assert not (single | set(GROUPS)) & set(podstack.TOPICS)
+    assert not single & set(podstack.TOPICS)
     assert {words[0] for words in podstack.COMMANDS if len(words) == 2} == set(GROUPS)
 
 
