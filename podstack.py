@@ -3428,6 +3428,7 @@ def has_hashed_certificates(directory):
 
 def load_bundle(context, path):
     """Trust exactly the authorities of a PEM file or a hashed directory."""
+    path = os.path.expanduser(path)
     problem = "CA bundle %s: " % path
     if os.path.isdir(path):
         if not has_hashed_certificates(path):

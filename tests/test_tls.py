@@ -235,7 +235,7 @@ def good(authority):
         yield server
 
 
-def test_trust_may_be_named_in_each_place(authority, good, cli, config, tmp_path):
+def test_trust_may_be_named_in_each_place(authority, good, cli, config, tmp_path, home):
     folder = tmp_path / "hashed"
     folder.mkdir()
     empty = tmp_path / "other.pem"
@@ -249,9 +249,11 @@ def test_trust_may_be_named_in_each_place(authority, good, cli, config, tmp_path
         {"PODSTACK_CA_BUNDLE": "", "SSL_CERT_FILE": authority.pem},
     ):
         assert cli("auth", "whoami", env=dict(endpoint, **names)).out == "user@example.com\n"
-    config.write_text("api:\n  ca_bundle: %s\n" % authority.pem)
-    config.chmod(0o600)
-    assert cli("auth", "whoami", env=endpoint).out == "user@example.com\n"
+    shutil.copy(authority.pem, str(home / "authority.pem"))
+    for named in (authority.pem, "~/authority.pem"):
+        config.write_text("api:\n  ca_bundle: %s\n" % named)
+        config.chmod(0o600)
+        assert cli("auth", "whoami", env=endpoint).out == "user@example.com\n"
 
 
 def test_a_self_signed_certificate_may_be_trusted_by_itself(authority, cli):
