@@ -178,7 +178,7 @@ def test_a_list_that_shrinks_meanwhile_ends(api, cli):
 
     change(api, 2, shrink)
     assert cli("pod", "list", "-q").out.split() == [pod["id"] for pod in pods[:120]]
-    assert len(api.requests) <= 3
+    assert len(api.requests) <= 5  # where the first page is slow, later ones are asked for at once
 
 
 ROWS = [{"id": "pod-%03d" % number, "name": "n"} for number in range(100)]
