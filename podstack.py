@@ -4087,7 +4087,11 @@ def sign_in_by_device(app, http, server, client_id, complete):
     told = read_oauth_answer(post_form(http, url, pairs))
     address = safe_url(told.get("verification_uri"), "verification address", server.loopback)
     code = told.get("user_code")
-    if not isinstance(code, str) or not code or not is_token(told.get("device_code")):
+    if (
+        not isinstance(code, str)
+        or not 0 < len(code) <= 100
+        or not is_token(told.get("device_code"))
+    ):
         raise Unreachable("The authorization server's answer holds no code")
     app.guard(told["device_code"])
     app.complain("Open this address on any device:", "", "  %s" % address, "")
@@ -6095,6 +6099,8 @@ def pod_logs(cx, args):
     for chunk in chunks:
         lines = (rest + chunk).split(b"\n")
         rest = lines.pop()
+        if len(rest) > MAX_LINE_BYTES:  # some programs never end a line
+            lines, rest = lines + [rest], b""
         for line in lines:
             print_log_line(cx.app, line)
         cx.app.flush()

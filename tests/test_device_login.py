@@ -286,6 +286,7 @@ HOSTILE = [
     ("address-list", "verification_uri", ["https://podstack.ai/"], NO_TEXT, 1),
     ("code-missing", "user_code", None, NO_CODE, 7),
     ("code-empty", "user_code", "", NO_CODE, 7),
+    ("code-endless", "user_code", "A" * 101, NO_CODE, 7),
     ("code-number", "user_code", 1234, NO_CODE, 7),
     ("code-list", "user_code", ["A"], NO_CODE, 7),
     ("device-code-missing", "device_code", None, NO_CODE, 7),

@@ -492,6 +492,19 @@ def test_a_log_has_no_size_limit(ask):
         assert len(result.out) == 12000 * len(line)
 
 
+def test_a_log_whose_line_never_ends_is_shown_and_not_hoarded(ask):
+    def answer(connection):
+        if b"/logs" in connection.request():
+            connection.send(reply(200, b"", length=False))
+            for _ in range(64):
+                connection.send(BLOCK)
+
+    with Wire(answer) as server:
+        lines = ask(server, "pod", "logs", "pod-1", tty=True).out.splitlines()
+    assert "".join(lines) == "x" * len(BLOCK) * 64
+    assert max(map(len, lines)) < 4 * len(BLOCK)
+
+
 def test_a_log_may_be_silent_for_longer_than_the_time_limit(ask):
     def answer(connection):
         connection.request()
