@@ -6419,7 +6419,7 @@ def unpack(app, stream, new):
     import tarfile
 
     modes, links = [], []
-    how = {"mode": "r|", "encoding": sys.getfilesystemencoding()}
+    how = {"mode": "r|", "encoding": sys.getfilesystemencoding(), "tarinfo": short_headers()}
     try:
         with tarfile.open(fileobj=stream, errors="surrogateescape", **how) as archive:
             for member in archive:
@@ -6443,6 +6443,21 @@ def unpack(app, stream, new):
     for names, goal in links:
         make_link(app, new, names, goal)
     return modes
+
+
+def short_headers():
+    """Return the class of a tar stream's members; an extended header is read into memory whole."""
+    import tarfile
+
+    class Member(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, *words):
+            member = super().frombuf(*words)
+            if member.type not in tarfile.REGULAR_TYPES and member.size > MAX_CONFIG_BYTES:
+                raise ValueError("a header of %d bytes" % member.size)
+            return member
+
+    return Member
 
 
 def safe_names(path):

@@ -28,6 +28,8 @@ import urllib.request
 import pytest
 from conftest import PODSTACK, PYTHONS, USER, need
 
+import podstack
+
 ENTER = """\
 #!/bin/sh
 cd '{home}' && export HOME='{home}' PATH='{path}' || exit 1
@@ -806,6 +808,17 @@ def test_a_hostile_pod_writes_nowhere_else(api, home, tmp_path, cli, monkeypatch
         leads = os.path.realpath(os.path.join("place", name))
         assert kind != "link" or (leads + "/").startswith(got + "/"), (name, leads)
     assert not os.path.exists("/escaped")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_without_end_is_not_read_into_memory(tmp_path, kind):
+    """tarfile would take in whatever size it states."""
+    info, _ = member("x", kind)
+    info.size = 1 << 40
+    stream = io.BytesIO(info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 21))
+    app = podstack.App(None, None, None, {})
+    assert podstack.unpack(app, stream, str(tmp_path)) is None
+    assert stream.tell() < 1 << 20
 
 
 @pytest.mark.parametrize("words", [("ci-pod:wanted", "got"), ("victim", "ci-pod:got")])
