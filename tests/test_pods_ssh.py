@@ -688,7 +688,7 @@ def test_what_is_no_file_is_left_out_and_named(pod, home, cli, capfd):
         (("ci-pod:b", "no/where"), "no does not exist"),
         (("user@host:x", "b"), "pod 'user@host' not found"),
         (("scp://host/x", "b"), "pod 'scp' not found"),
-        (("-oProxyCommand=x:y", "b"), "-o must be table"),
+        (("-oProxyCommand=x:y", "b"), "--output must be table"),
         (("--", "-oProxyCommand=x:y", "b"), "pod '-oProxyCommand=x' not found"),
         (("a b\n:y", "b"), "pod 'a b\\x0a' not found"),
     ],
