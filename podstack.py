@@ -2565,11 +2565,16 @@ def save_login(settings, name, login, storage):
 def prove_storage(settings, name, storage):
     """Raise unless a login can be saved right now, so that no single-use answer is lost."""
     if storage == "keyring":
-        probe = "%s.probe%d" % (name, os.getpid())  # no profile's name, and no other process's
-        write_keychain(settings, probe, PROBE_PAYLOAD)
-        open_keychain(settings.app).delete(keychain_account(settings, probe))
+        prove_keychain(settings, name)
     trial = Login(token="x", refresh_token="x", expires="2024-12-31T00:00:00Z", endpoint="x")
     settings.config.edit(login_changes(settings, name, trial, storage), trial=True)
+
+
+def prove_keychain(settings, name):
+    """Raise unless the keychain can be written; it may ask for a password: not under the lock."""
+    probe = "%s.probe%d" % (name, os.getpid())  # no profile's name, and no other process's
+    write_keychain(settings, probe, PROBE_PAYLOAD)
+    open_keychain(settings.app).delete(keychain_account(settings, probe))
 
 
 def forget_login(settings, name):
@@ -2582,10 +2587,13 @@ def forget_login(settings, name):
         fresh = config.profile(name)
         return [(fresh.key_of(field), None) for field in LOGIN_FIELDS]
 
+    account = keychain_account(settings, name)
+    if config.profile(name).in_keychain:
+        open_keychain(settings.app).read(account)  # it may ask for a password: not under the lock
     with config.lock:
         config.reload()
         if config.profile(name).in_keychain:
-            open_keychain(settings.app).delete(keychain_account(settings, name))
+            open_keychain(settings.app).delete(account)
         config.edit(plan)
     return True
 
@@ -4957,6 +4965,8 @@ def read_token(app, text):
 def login_with_token(cx, profile, storage, endpoint, token):
     """Check a token with the server and store it; with --no-verify it is stored unchecked."""
     login = Login(token=token, endpoint=endpoint)
+    if storage == "keyring":
+        prove_keychain(cx.settings, profile.name)
     if cx.options.no_verify:
         return record_login(cx, profile, storage, login, None)
     return finish_login(cx, profile, storage, login)

@@ -529,6 +529,23 @@ def test_on_a_terminal_the_prompt_is_waited_for(api, config, cli, machine, displ
     assert "Traceback" not in screen.shown
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["auth login --token %s" % USER, "auth logout"])
+def test_ctrl_c_ends_the_wait_for_a_password_and_nobody_else_waits(
+    api, cli, config, machine, display, terminal, words
+):
+    machine.start(UNLOCKED)
+    login(cli, "--use-keyring")
+    session = machine.start(STARTED, display=display)
+    screen = terminal(*words.split())
+    wait_for(lambda: session.owner(PROMPTER))
+    cli("config", "set", "defaults.project", "mine")
+    before = config.read_bytes()
+    screen.type("\x03")
+    assert screen.end() == 130
+    assert config.read_bytes() == before
+
+
 SILENT = (
     "Error: Cannot use the keyring: it does not answer\nUnlock it, then try again\n" + NO_KEYRING
 )

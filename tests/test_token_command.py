@@ -254,7 +254,7 @@ def test_a_program_that_cannot_be_started_is_named(api, cli, profile, tmp_path):
 @pytest.mark.slow
 def test_a_command_is_given_a_minute(api, podstack_process, profile, program):
     """Also one whose own children keep its output open."""
-    path = program("sleep 1000 & sleep 1000")
+    path = program("exec 2>/dev/null; sleep 90 & sleep 90")
     profile([path])
     started = time.monotonic()
     done = podstack_process("auth", "token", code=4, timeout=90)
@@ -430,6 +430,15 @@ def test_list_and_status_name_the_source(api, cli, profile):
     assert cli("auth", "list", "-o", "json").json[0]["storage"] == "command"
     shown = cli("auth", "token-info").out
     assert "Source:    token_command of profile 'default'\n" in shown
+
+
+def test_a_server_that_repeats_the_token_does_not_get_it_shown(api, cli, profile):
+    opaque = "6f7c-opaque-token"
+    profile(["echo", opaque])
+    body = {"error": {"code": "bad", "message": "Token %s is not for this" % opaque}}
+    api.next("/v1/auth/whoami", status=422, body=body)
+    done = cli("auth", "whoami", "--debug", code=1)
+    assert "Error: Token **** is not for this" in done.err and opaque not in done.err
 
 
 def test_nothing_of_it_is_shown_by_debug(api, cli, profile):
