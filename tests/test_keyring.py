@@ -530,6 +530,31 @@ def test_on_a_terminal_the_prompt_is_waited_for(api, config, cli, machine, displ
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("words", ["auth whoami", "auth logout", "auth login --token %s" % USER])
+def test_on_a_terminal_the_password_unlocks_it(api, cli, config, machine, display, terminal, words):
+    need("xdotool")
+    machine.start(UNLOCKED)
+    login(cli, "--use-keyring")
+    session = machine.start(STARTED, display=display)
+    screen = terminal(*words.split())
+    window = ["search", "--sync", "--onlyvisible", "--name", "Unlock"]
+    on_screen(session, *(window + ["windowfocus", "--sync"]))
+    on_screen(session, "type", "a password")
+    on_screen(session, "key", "Return")
+    assert screen.end(60) == 0
+    assert machine.items() == ([] if "logout" in words else ["default"])
+
+
+def on_screen(session, *words):
+    """What xdotool says to a few words about the session's display."""
+    done = subprocess.run(
+        ["xdotool"] + list(words), env=session.env, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, timeout=60,
+    )  # fmt: skip
+    return done.stdout.decode()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["auth login --token %s" % USER, "auth logout"])
 def test_ctrl_c_ends_the_wait_for_a_password_and_nobody_else_waits(
     api, cli, config, machine, display, terminal, words
