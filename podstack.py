@@ -75,12 +75,12 @@ class PodError(Exception):
     """A failure to tell the user: `message`, then `hint`, then each of `details`; exit `code`."""
 
     code = 1
+    usual_hint = None
 
     def __init__(self, message, hint=None, details=()):
         super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.details = list(details)
+        self.message, self.details = message, list(details)
+        self.hint = self.usual_hint if hint is None else hint
 
 
 class UsageError(PodError):
@@ -93,12 +93,6 @@ class AuthError(PodError):
     """There is no token, or the one there is does not serve."""
 
     code = 4
-
-
-class Denied(PodError):
-    """The token is good but may not do this."""
-
-    code = 5
 
 
 class NotFound(PodError):
@@ -114,10 +108,8 @@ class Unreachable(PodError):
     """
 
     code = 7
+    usual_hint = DOCTOR_HINT
     sent = True
-
-    def __init__(self, message, hint=None, details=()):
-        super().__init__(message, DOCTOR_HINT if hint is None else hint, details)
 
 
 class Refused(PodError):
@@ -127,8 +119,7 @@ class Refused(PodError):
 class ConfigError(PodError):
     """The config file cannot be read, understood or written."""
 
-    def __init__(self, message, hint=None):
-        super().__init__(message, hint or "Mend it, or set PODSTACK_CONFIG to another file")
+    usual_hint = "Mend it, or set PODSTACK_CONFIG to another file"
 
 
 class KeychainError(PodError):
@@ -161,7 +152,11 @@ class InvalidToken(AuthError):
         super().__init__("Invalid authentication token", hint, details)
 
 
-class PermissionDenied(Denied):
+class PermissionDenied(PodError):
+    """The token is good but may not do this."""
+
+    code = 5
+
     def __init__(self, details=()):
         hint = "Check if the token has access to the project: podstack project list"
         super().__init__("Permission denied for resource", hint, details)
@@ -179,8 +174,8 @@ class RemoteExit(Exception):
 # Pure functions from values to values: what a terminal may be shown, how a table lines up, what a
 # date, a duration or an address means. Nothing here reads a file, the clock or the environment.
 
-BIDI = [0x061C, 0x200E, 0x200F, 0x2028, 0x2029] + list(range(0x202A, 0x202F))
-UNSAFE = list(range(0x20)) + list(range(0x7F, 0xA0)) + BIDI + list(range(0x2066, 0x206A))
+BIDI = [0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
+UNSAFE = [*range(0x20), *range(0x7F, 0xA0), *BIDI]
 VISIBLE_FORM = {code: ("\\x%02x" if code < 256 else "\\u%04x") % code for code in UNSAFE}
 JSON_FORM = {code: "\\u%04x" % code for code in UNSAFE if code >= 0x7F}
 NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -331,28 +326,19 @@ def parse_time(text):
     Raises ValueError. datetime and strptime cost more than the start-up budget.
     """
     date, _, clock = text.strip().upper().replace(" ", "T").partition("T")
-    zone = 0
-    if clock.endswith("Z"):
-        clock = clock[:-1]
-    elif clock[-6:-5] in ("+", "-") and clock[-3:-2] == ":":
-        sign = -1 if clock[-6] == "-" else 1
-        hours, minutes = clock[-5:-3], clock[-2:]
-        if not (is_digits(hours) and is_digits(minutes)):
-            raise ValueError("not a time: %s" % text)
-        zone = sign * (int(hours) * 3600 + int(minutes) * 60)
-        clock = clock[:-6]
-    whole, _, fraction = (clock or "00:00:00").partition(".")
-    parts = date.split("-") + whole.split(":")
-    shape = [len(part) for part in parts]
-    if shape != [4, 2, 2, 2, 2, 2] or not all(is_digits(part) for part in parts):
+    clock = (clock or "00:00:00").replace("Z", "+00:00")
+    if clock[-6:-5] not in ("+", "-"):
+        clock += "+00:00"
+    whole, _, fraction = clock[:-6].partition(".")
+    parts = date.split("-") + whole.split(":") + clock[-5:].split(":")
+    if [len(part) for part in parts] != [4] + [2] * 7 or not is_digits("".join(parts) + fraction):
         raise ValueError("not a time: %s" % text)
-    if fraction and not is_digits(fraction):
-        raise ValueError("not a time: %s" % text)
-    year, month, day, hour, minute, second = [int(part) for part in parts]
+    year, month, day, hour, minute, second, east, more = [int(part) for part in parts]
     if not (1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 61):
         raise ValueError("not a time: %s" % text)
+    zone = (east * 3600 + more * 60) * (-1 if clock[-6] == "-" else 1)
     seconds = days_from_civil(year, month, day) * 86400 + hour * 3600 + minute * 60 + second
-    return seconds - zone + float("0." + fraction if fraction else 0)
+    return seconds - zone + float("0.%s" % (fraction or 0))
 
 
 def days_from_civil(year, month, day):
@@ -403,12 +389,10 @@ def parse_span(text):
 
 def read_bool(text):
     """Return the truth value of a config text; raises ValueError naming what is accepted."""
-    word = text.lower()
-    if word in ("true", "yes", "on"):
-        return True
-    if word in ("false", "no", "off"):
-        return False
-    raise ValueError("true or false")
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    if text.lower() not in words:
+        raise ValueError("true or false")
+    return words[text.lower()]
 
 
 def read_seconds(text):
@@ -488,18 +472,14 @@ class Url:
 
     @property
     def is_loopback(self):
-        return is_loopback(self.host)
+        """Tell whether the host is this machine (RFC 8252 §8.3), not just one named 127.example."""
+        parts = self.host.split(".")
+        if len(parts) == 4 and all(is_digits(part) and int(part) < 256 for part in parts):
+            return parts[0] == "127"
+        return self.host in ("localhost", "::1")
 
     def __str__(self):
         return self.origin + self.path + ("?" + self.query if self.query else "")
-
-
-def is_loopback(host):
-    """Tell whether a parsed host is this machine: 127.0.0.0/8, ::1 or localhost (RFC 8252 §8.3)."""
-    parts = host.split(".")
-    if len(parts) == 4 and all(is_digits(part) and int(part) < 256 for part in parts):
-        return parts[0] == "127"
-    return host in ("localhost", "::1")
 
 
 def parse_url(text):
@@ -525,17 +505,13 @@ def parse_url(text):
 
 def split_authority(authority, default_port):
     """Return (host, port) of `HOST[:PORT]` or `[IPV6][:PORT]`; raises ValueError."""
-    if authority.startswith("["):
-        host, mark, port = authority[1:].partition("]")
-        good = mark and ":" in host and not host.strip("0123456789abcdefABCDEF:.")
-        if not good or (port and not port.startswith(":")):
-            raise ValueError("its host is not plain")
-        port = port[1:] if port else str(default_port)
-    else:
-        host, mark, port = authority.partition(":")
-        if not host or host.strip(NAME_LETTERS + ".-_") or host.startswith("-"):
-            raise ValueError("its host is not plain")
-        port = port if mark else str(default_port)
+    host, port, letters = authority, str(default_port), NAME_LETTERS + ".-_"
+    if ":" in authority.rpartition("]")[2]:
+        host, _, port = authority.rpartition(":")
+    if host.startswith("[") and host.endswith("]") and ":" in host:
+        host, letters = host[1:-1], "0123456789abcdefABCDEF:."
+    if not host or host.strip(letters) or host.startswith("-"):
+        raise ValueError("its host is not plain")
     if not is_digits(port) or len(port) > 5 or not 0 < int(port) < 65536:
         raise ValueError("its port is not a number from 1 to 65535")
     return host.lower(), int(port)
@@ -1127,10 +1103,8 @@ def yaml_unset(text, keys):
 # Handlers receive it; tests build their own. It must never let a secret or a raw control
 # character reach stderr, nor hand the token to another program.
 
-# sensible-browser may start one of the others.
-TEXT_BROWSERS = (
-    "lynx", "w3m", "links", "links2", "elinks", "www-browser", "sensible-browser",
-)  # fmt: skip
+# The last two may start one of the others.
+TEXT_BROWSERS = {"lynx", "w3m", "links", "links2", "elinks", "www-browser", "sensible-browser"}
 X_BROWSERS = ("x-www-browser", "firefox", "chromium", "google-chrome", "chromium-browser")
 PLAIN_IN_URLS = NAME_LETTERS + "-._~:/?[]@&=+,%"
 LABEL_COLORS = {"Error: ": "31", "Warning: ": "33"}
@@ -1150,16 +1124,12 @@ class App:
                  now=time.time, clock=time.monotonic, sleep=time.sleep,
                  read_secret=None):  # fmt: skip
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
-        self.environ = environ
-        self.home = home
-        self.platform = platform
-        self.now, self.clock, self.sleep = now, clock, sleep
-        self.read_secret = read_secret
+        self.environ, self.home, self.platform = environ, home, platform
+        self.now, self.clock, self.sleep, self.read_secret = now, clock, sleep, read_secret
+        self.quiet = self.debugging = self.assume_yes = self.color = False
+        self.status_shown = None
         self.secrets = set()
         self.guard((self.env("PODSTACK_API_TOKEN") or "").strip())
-        self.quiet = self.debugging = self.assume_yes = False
-        self.color = False
-        self.status_shown = None
 
     @classmethod
     def real(cls):
@@ -1248,26 +1218,21 @@ class App:
         """Tell whether a line on stderr can be replaced by the next."""
         return self.is_terminal(self.stderr) and self.env("TERM") != "dumb"
 
-    def status(self, text):
-        """Show where a wait stands: in place on a terminal, a line per change elsewhere."""
-        if self.quiet or self.stderr is None or text == self.status_shown:
+    def status(self, text, topic=None):
+        """Show where a wait stands: in place on a terminal, elsewhere once for each topic."""
+        shown = text if self.redraws else topic or text
+        if self.quiet or shown == self.status_shown:
             return
+        self.status_shown = shown
         if self.redraws:
-            shown = printable(redact(text, self.secrets))
-            self.stderr.write("\r\x1b[2K" + cut_to_width(shown, terminal_width(self.stderr) - 1))
+            line = printable(redact(text, self.secrets))
+            self.stderr.write("\r\x1b[2K" + cut_to_width(line, terminal_width(self.stderr) - 1))
             self.stderr.flush()
         else:
             self.complain(text)
-        self.status_shown = text
 
     def countdown(self, what, left):
-        """Show a wait with the time that is left; once where lines cannot be replaced."""
-        shown = "%s: %d:%02d left" % ((what,) + divmod(int(left + 0.999), 60))
-        if self.redraws:
-            self.status(shown)
-        elif self.status_shown != what:
-            self.status_shown = what
-            self.say(shown)
+        self.status("%s: %d:%02d left" % ((what,) + divmod(int(left + 0.999), 60)), what)
 
     def countup(self, what, count):
         """Show how far a long work is, where lines can be replaced."""
@@ -1275,7 +1240,7 @@ class App:
             self.status("%s: %s" % (what, count))
 
     def clear_status(self):
-        if self.status_shown is not None and self.redraws:
+        if self.status_shown and self.redraws:
             self.stderr.write("\r\x1b[2K")
             self.status_shown = None
 
@@ -1369,7 +1334,7 @@ class App:
             stdout=subprocess.PIPE,
             stderr=None if inherit else subprocess.PIPE,
             env=self.child_environ(env),
-            start_new_session=not inherit and not self.is_windows,
+            start_new_session=not inherit,
         )
         waits = [patience[0], timeout - patience[0]] if patience else [timeout]
         try:
@@ -1380,11 +1345,11 @@ class App:
                 except subprocess.TimeoutExpired:
                     if turn + 1 < len(waits):
                         self.say(patience[1])
-        except BaseException:
-            end_process(process)
+            raise TimeoutError("no answer within %d s" % timeout)
+        except BaseException:  # not drained: what it started may hold its pipes open for ever
+            process.kill()
+            process.wait()
             raise
-        end_process(process)
-        raise TimeoutError("no answer within %d s" % timeout)
 
     def hand_over(self, argv, stdin=None, timeout=None):
         """Run a program on our own streams and return its exit code (128 + signal when killed).
@@ -1465,42 +1430,41 @@ class App:
 
     def browser_command(self):
         """Return the argv that opens a page here (`%s` is the address), or None."""
-        for choice in (self.env("BROWSER") or "").split(os.pathsep):
-            command = self.chosen_browser(choice)
-            if command:
-                return command
+        chosen = self.first_browser((self.env("BROWSER") or "").split(os.pathsep))
+        if chosen:
+            return chosen
         if self.platform == "darwin":
             return ["/usr/bin/open", "%s"]
-        windows = None
+        if self.is_wsl and self.which("wslview"):
+            return [self.which("wslview"), "%s"]
+        windows = self.which("rundll32.exe") if self.is_wsl else None
         if self.is_windows:
             root = self.env("SystemRoot") or "C:\\Windows"
             windows = os.path.join(root, "System32", "rundll32.exe")
-        elif self.is_wsl:
-            windows = self.which("rundll32.exe")
-            if self.which("wslview"):
-                return [self.which("wslview"), "%s"]
         if windows:
             return [windows, "url.dll,FileProtocolHandler", "%s"]
-        if not self.has_display:  # xdg-open would start a text browser, the others nothing
-            return None
-        found = (self.which(name) for name in ("xdg-open",) + X_BROWSERS)
-        program = next((path for path in found if path and not is_text_browser(path)), None)
-        return [program, "%s"] if program else None
+        return self.first_browser(("xdg-open",) + X_BROWSERS) if self.has_display else None
 
-    def chosen_browser(self, choice):
-        """Return the argv of one choice of BROWSER, or None where it is not to be started."""
+    def first_browser(self, choices):
+        """Return the argv of the first of `choices`, lines like BROWSER's, that is to be started.
+
+        Without a display xdg-open would start a text browser.
+        """
         import shlex
 
-        try:
-            words = shlex.split(choice)
-        except ValueError:
-            return None
-        program = self.which(words[0]) if words else None
-        if program is None or is_text_browser(program):
-            return None
-        if os.path.basename(program) == "xdg-open" and not self.has_display:
-            return None
-        return [program] + words[1:] + ([] if "%s" in choice else ["%s"])
+        for choice in choices:
+            try:
+                words = shlex.split(choice)
+            except ValueError:
+                continue
+            program = self.which(words[0]) if words else None
+            if program is None:
+                continue
+            names = {os.path.basename(program), os.path.basename(os.path.realpath(program))}
+            if names & TEXT_BROWSERS or ("xdg-open" in names and not self.has_display):
+                continue
+            return [program] + words[1:] + ([] if "%s" in choice else ["%s"])
+        return None
 
     def browse(self, address):
         """Open a page without waiting for the browser; False where none could be started."""
@@ -1512,29 +1476,20 @@ class App:
         # wslview hands it to PowerShell, and some settings of BROWSER to sh: $(...) would run.
         plain = "".join(c if c in PLAIN_IN_URLS else percent_encode(c) for c in address)
         argv = [word.replace("%s", plain) for word in command]
-        null = subprocess.DEVNULL
         # xdg-open tries these last; left to itself it would go on with text browsers.
         wrapped = os.path.basename(argv[0]) == "xdg-open"
         environ = self.child_environ({"BROWSER": ":".join(X_BROWSERS)} if wrapped else None)
-        detached = {} if self.is_windows else {"start_new_session": True}
+        null = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         try:
-            subprocess.Popen(argv, stdin=null, stdout=null, stderr=null, env=environ, **detached)
+            subprocess.Popen(argv, env=environ, start_new_session=True, **null)
             return True
         except OSError as error:
             self.debug("cannot start %s: %s" % (argv[0], error))
             return False
 
 
-def is_text_browser(program):
-    """Tell whether a program is a browser for terminals, by its name or what it is a link to."""
-    names = (program, os.path.realpath(program))
-    return any(os.path.basename(name) in TEXT_BROWSERS for name in names)
-
-
 def lenient_stream(stream, errors):
     """Return a text stream over `stream` that no letter can break (C locale, 3.6, wrong bytes)."""
-    import io
-
     if stream is None or not hasattr(stream, "buffer"):
         return stream
     return io.TextIOWrapper(stream.buffer, stream.encoding, errors, line_buffering=stream.isatty())
@@ -1546,12 +1501,6 @@ def terminal_width(stream):
         return os.get_terminal_size(stream.fileno()).columns or 80
     except (OSError, ValueError):
         return 80
-
-
-def end_process(process):
-    """Kill a child; what it started may hold its pipes open for ever, so they are not drained."""
-    process.kill()
-    process.wait()
 
 
 # == files: the config file, its profiles, and where every value comes from ==================
@@ -4981,7 +4930,7 @@ def finish_login(cx, profile, storage, login):
         raise
     except PodError as error:
         from_oauth = login.issuer is not None
-        if not from_oauth and not isinstance(error, (Denied, NotFound)):
+        if not from_oauth and not isinstance(error, (PermissionDenied, NotFound)):
             error.message = "Could not verify the token: %s" % error.message
             error.hint = "Store it unchecked: podstack auth login --token T --no-verify"
             raise
