@@ -4071,7 +4071,7 @@ def poll_device(app, http, server, client_id, device_code, lifetime, interval):
     deadline = app.clock() + lifetime
     while True:
         # 20 % longer than asked: clocks of virtual machines run fast, and slow_down costs 5 s.
-        poll_at = min(deadline, app.clock() + min(60, interval * 1.2))
+        poll_at = min(deadline, app.clock() + interval * 1.2)
         while app.clock() < poll_at:
             app.countdown("Waiting for you to enter the code", deadline - app.clock())
             app.sleep(max(0.01, min(0.5, poll_at - app.clock())))
@@ -4088,7 +4088,8 @@ def poll_device(app, http, server, client_id, device_code, lifetime, interval):
                 raise denial(error)
         except Unreachable as error:
             app.debug("poll failed: %s" % error.message)
-            interval *= 2  # RFC 8628 §3.5
+            # Twice as long each time (RFC 8628 §3.5), up to a minute; never less than we were told.
+            interval = max(interval, min(50, interval * 2))
 
 
 # -- refresh and revocation

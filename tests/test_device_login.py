@@ -177,13 +177,20 @@ def test_a_failing_server_is_asked_ever_more_rarely(api, device, time_, trouble)
     assert len(api.calls("POST", "/oauth/token")) == 3  # after 6, 12 and 24 s
 
 
-def test_no_wait_is_longer_than_a_minute(api, device, time_):
+def test_a_failing_server_is_asked_at_least_once_a_minute(api, device, time_):
+    api.next("/oauth/token", times=5, status=503)
+    time_.approve_at(1)
+    device()
+    assert time_.polls == [6, 18, 42, 90, 150, 210]
+
+
+def test_a_server_may_ask_for_more_than_a_minute(api, device, time_):
     api.device_interval = 90
-    refuse(api, "authorization_pending", times=3)
+    api.next("/oauth/token", status=503)
     refuse(api, "slow_down")
     time_.approve_at(1)
     device()
-    assert time_.polls == [60, 120, 180, 240, 300]
+    assert time_.polls == [108, 216, 330]
 
 
 @pytest.mark.parametrize("interval", [None, 0, -1, "7", [], True, 1e9, float("nan")])
