@@ -3458,7 +3458,9 @@ def plain_reason(error, timeout):
 # (RFC 8252, 7636), device login (RFC 8628), refresh with rotation, revocation (RFC 7009). It must
 # never guess an address, end a wait on a wrong answer, or spend a refresh token twice.
 
-PAGE_STYLE = """
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>%(title)s - podstack</title>
+<meta name="viewport" content="width=device-width"><style nonce="%(nonce)s">
 :root { color-scheme: light dark; --page: #f3f5f7; --card: #fff; --ink: #16191d; --soft: #57606a }
 @media (prefers-color-scheme: dark) {
   :root { --page: #0f1216; --card: #1a1f26; --ink: #eceff3; --soft: #a3adb8 } }
@@ -3470,21 +3472,23 @@ main { box-sizing: border-box; width: 27rem; max-width: 92vw; padding: 2.5rem 2r
 svg { width: 3.5rem; fill: none; stroke: #fff; stroke-width: 2; stroke-linecap: round }
 h1 { font-size: 1.4rem; margin: 1rem 0 .5rem } p, small { margin: 0; color: var(--soft) }
 small { display: block; margin-top: 2rem }
-"""
-PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>%(title)s - podstack</title>
-<meta name="viewport" content="width=device-width"><style nonce="%(nonce)s">%(style)s</style>
-<script nonce="%(nonce)s">history.replaceState(null, "", "/")</script></head>
+</style><script nonce="%(nonce)s">history.replaceState(null, "", "/")</script></head>
 <body><main><svg viewBox="0 0 24 24" aria-hidden="true">
 <circle cx="12" cy="12" r="12" stroke="none" fill="%(color)s"/><path d="%(sign)s"/></svg>
 <h1>%(title)s</h1><p>%(text)s</p><small>podstack</small></main></body></html>
 """
-# A page's colour and sign: a tick, a cross, a clock.
-GOOD = ("#2e7d5b", "M7 12.5l3.5 3.5 6.5-8")
-BAD = ("#b3452c", "M8.5 8.5l7 7m0-7l-7 7")
-OPEN = ("#8a6d1d", "M12 6.5v6l3.5 2.5")
-INTERRUPTED = ("You are not signed in", "The sign-in was interrupted.", BAD)
-STILL_OPEN = ("Still signing in", "The terminal tells how it ends.", OPEN)
+PAGE_HEADERS = """\
+Content-Type: text/html; charset=utf-8
+Content-Security-Policy: default-src 'none'; style-src 'nonce-%s'; script-src 'nonce-%s'; \
+base-uri 'none'; frame-ancestors 'none'
+Referrer-Policy: no-referrer
+Cache-Control: no-store
+X-Content-Type-Options: nosniff
+Connection: close
+"""
+# A page's colour and sign: a tick, a cross.
+GOOD = {"color": "#2e7d5b", "sign": "M7 12.5l3.5 3.5 6.5-8"}
+BAD = {"color": "#b3452c", "sign": "M8.5 8.5l7 7m0-7l-7 7"}
 
 
 class OAuthError(PodError):
@@ -3493,29 +3497,26 @@ class OAuthError(PodError):
     code = 4
 
     def __init__(self, error, description=None):
-        words = ": " + printable(description) if description else ""
-        super().__init__("Sign-in failed: %s%s" % (printable(error), words))
         self.error = error
+        if error == "access_denied":
+            super().__init__("Sign-in was denied", "Run: podstack auth login")
+        else:
+            words = ": %s" % description if description else ""
+            super().__init__("Sign-in failed: %s%s" % (error, words))
 
 
 class AuthServer:
-    """An authorization server: `issuer`, `metadata`, its checked `endpoints`, and `resource`."""
+    """An authorization server and what we are to it: its checked `endpoints`, our `client_id`."""
 
-    __slots__ = ("issuer", "metadata", "endpoints", "resource", "loopback")
-
-    def __init__(self, issuer, metadata, resource, loopback):
-        self.issuer, self.metadata = issuer, metadata
+    def __init__(self, issuer, metadata, resource, loopback, client_id=DEFAULT_CLIENT_ID):
+        self.issuer, self.metadata, self.client_id = issuer, metadata, client_id
         self.resource, self.loopback = resource, loopback
         self.endpoints = {}
         for name in ("authorization", "token", "device_authorization", "revocation"):
             address = metadata.get(name + "_endpoint")
             if address is not None:
-                self.endpoints[name] = safe_url(
-                    address, name.replace("_", " ") + " endpoint", loopback
-                )
-
-    def has(self, name):
-        return name in self.endpoints
+                what = name.replace("_", " ") + " endpoint"
+                self.endpoints[name] = safe_url(address, what, loopback)
 
     def endpoint(self, name):
         """Return the Url of one of its endpoints; raises PodError."""
@@ -3523,6 +3524,7 @@ class AuthServer:
             raise PodError("The authorization server has no %s endpoint" % name)
         return self.endpoints[name]
 
+    @property
     def scope(self):
         wanted = ["openid", "profile", "email", "offline_access"]
         listed = self.metadata.get("scopes_supported")
@@ -3530,9 +3532,41 @@ class AuthServer:
             wanted = [scope for scope in wanted if scope in listed]
         return " ".join(wanted)
 
-    def with_resource(self, pairs):
-        """Return request parameters with the resource indicator where one is due (RFC 8707 §2)."""
-        return pairs + ([("resource", self.resource)] if self.resource else [])
+    def form(self, **fields):
+        """Return a request as a form, for our resource (RFC 8707 §2), without empty fields."""
+        fields.update(client_id=self.client_id, resource=self.resource)
+        return encode_query((name, value) for name, value in fields.items() if value)
+
+    def post(self, http, name, limits=None, **fields):
+        """Return the Answer of an endpoint to a form; no redirect is followed."""
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        body = self.form(**fields).encode("ascii")
+        return http.request("POST", self.endpoint(name), headers, body, **(limits or {}))
+
+    def tokens(self, http, limits=None, **fields):
+        """Return the answer to a grant (RFC 6749 §5); raises OAuthError, Unreachable."""
+        answer = read_oauth_answer(self.post(http, "token", limits, **fields))
+        for name in ("access_token", "refresh_token"):
+            if not is_token(answer.get(name)):
+                answer[name] = None
+            http.app.guard(answer[name])
+        if not answer["access_token"]:
+            raise Unreachable("The authorization server's answer holds no token")
+        if str(answer.get("token_type", "bearer")).lower() != "bearer":
+            raise Unreachable("The authorization server's token is not a bearer token")
+        return answer
+
+
+def read_oauth_answer(answer):
+    """Return the object of a good answer; raises OAuthError or Unreachable."""
+    body = answer.json()
+    if answer.status == 200 and isinstance(body, dict) and "error" not in body:
+        return body
+    if isinstance(body, dict) and isinstance(body.get("error"), str) and answer.status < 500:
+        raise OAuthError(body["error"], body.get("error_description"))
+    check_service(answer)
+    status = "HTTP %d" % answer.status
+    raise Unreachable("The authorization server's answer is not understood (%s)" % status)
 
 
 # -- discovery
@@ -3545,12 +3579,12 @@ def well_known(url, name):
 
 def fetch_document(http, url, limits):
     """Return the JSON object at `url`, or None where none is published; raises Unreachable."""
-    answer = check_service(http.request("GET", url, **limits))
+    answer = check_service(http.request("GET", url, **(limits or {})))
     document = answer.json() if answer.status == 200 else None
     return document if isinstance(document, dict) else None
 
 
-def discover(http, endpoint, **limits):
+def discover(http, endpoint, client_id, limits=None):
     """Return the AuthServer that `endpoint` names, or None where it has no browser login."""
     base = parse_url(endpoint)
     issuer, resource = endpoint, None
@@ -3566,7 +3600,7 @@ def discover(http, endpoint, **limits):
         metadata = fetch_document(http, url, limits)
         if metadata:
             check_metadata(metadata, issuer)
-            server = AuthServer(issuer, metadata, resource, base.is_loopback)
+            server = AuthServer(issuer, metadata, resource, base.is_loopback, client_id)
             server.endpoint("token")  # without it every way in would end in nothing
             return server
     return None
@@ -3575,96 +3609,42 @@ def discover(http, endpoint, **limits):
 def check_resource(resource, endpoint):
     """Raise unless the metadata is about the endpoint itself (RFC 9728 §3.3)."""
     try:
-        matches = read_endpoint(resource if isinstance(resource, str) else "") == endpoint
+        if read_endpoint(resource) == endpoint:
+            return
     except ValueError:
-        matches = False
-    if not matches:
-        shown = printable(resource)
-        raise PodError("The server's metadata is for %s, not for %s" % (shown, endpoint))
+        pass
+    raise PodError("The server's metadata is for %s, not for %s" % (resource, endpoint))
 
 
 def check_metadata(metadata, issuer):
     """Raise unless the metadata is the issuer's own and allows PKCE S256 (RFC 8414 §3.3)."""
-    if metadata.get("issuer") != issuer:
-        shown = printable(metadata.get("issuer"))
-        raise PodError("The server's metadata is from issuer %s, not from %s" % (shown, issuer))
+    named = metadata.get("issuer")
+    if named != issuer:
+        raise PodError("The server's metadata is from issuer %s, not from %s" % (named, issuer))
     methods = metadata.get("code_challenge_methods_supported")
     if methods is not None and not (isinstance(methods, list) and "S256" in methods):
         raise PodError("The authorization server does not support PKCE S256")
 
 
-# -- the token endpoint
-
-
-def post_form(http, url, pairs, **limits):
-    """Return the Answer to a form sent to the authorization server; no redirect is followed."""
-    headers = {"Content-Type": "application/x-www-form-urlencoded"}
-    return http.request("POST", url, headers, encode_query(pairs).encode("ascii"), **limits)
-
-
-def read_oauth_answer(answer):
-    """Return the object of a good answer; raises OAuthError or Unreachable."""
-    body = answer.json()
-    if answer.status == 200 and isinstance(body, dict) and "error" not in body:
-        return body
-    if isinstance(body, dict) and isinstance(body.get("error"), str) and answer.status < 500:
-        raise OAuthError(body["error"], body.get("error_description"))
-    check_service(answer)
-    raise Unreachable("The authorization server's answer is not understood (HTTP %d)" % (
-        answer.status))  # fmt: skip
-
-
-def post_grant(http, server, pairs, client_id, **limits):
-    """Return the Answer of the token endpoint to a grant (RFC 6749 §4)."""
-    pairs = server.with_resource(pairs + [("client_id", client_id)])
-    return post_form(http, server.endpoint("token"), pairs, **limits)
-
-
-def read_grant(app, answer):
-    """Return the tokens in an Answer (RFC 6749 §5.1); raises OAuthError, Unreachable."""
-    grant = read_oauth_answer(answer)
-    if not is_token(grant.get("access_token")):
-        raise Unreachable("The authorization server's answer holds no token")
-    app.guard(grant["access_token"])
-    if not is_token(grant.get("refresh_token")):
-        grant["refresh_token"] = None
-    app.guard(grant["refresh_token"])
-    if str(grant.get("token_type", "bearer")).lower() != "bearer":
-        raise Unreachable("The authorization server's token is not a bearer token")
-    return grant
-
-
-def login_from_grant(app, grant, server, client_id, endpoint, earlier=None):
+def login_from_grant(app, grant, server, endpoint, earlier=None):
     """Return the Login that a token answer makes; without a new refresh token the old one stays."""
-    span = grant.get("expires_in")
-    if isinstance(span, str) and is_digits(span):
-        span = int(span[:10])
-    timed = isinstance(span, (int, float)) and not isinstance(span, bool) and 0 < span < 1e10
+    lifetime = positive(grant.get("expires_in"), None)
     return Login(
         token=grant["access_token"],
         refresh_token=grant["refresh_token"] or (earlier and earlier.refresh_token),
-        expires=format_time(app.now() + span) if timed else None,
+        expires=lifetime and format_time(app.now() + lifetime),
         endpoint=endpoint,
         issuer=server.issuer,
-        client_id=client_id,
-        email=earlier.email if earlier else None,
+        client_id=server.client_id,
+        email=earlier and earlier.email,
     )
 
 
-def random_text(size=32):
-    """Return unguessable URL-safe text of `size` random bytes (RFC 7636 §4.1)."""
-    import base64
-
-    return base64.urlsafe_b64encode(os.urandom(size)).decode("ascii").rstrip("=")
-
-
-def challenge_of(verifier):
-    """Return the S256 code challenge of a verifier (RFC 7636 §4.2)."""
-    import base64
-    import hashlib
-
-    digest = hashlib.sha256(verifier.encode("ascii")).digest()
-    return base64.urlsafe_b64encode(digest).decode("ascii").rstrip("=")
+def positive(value, default):
+    """Return a server's number, or its digits, where it is above zero, else `default`."""
+    if isinstance(value, str) and is_digits(value):
+        value = int(value[:10])
+    return value if type(value) in (int, float) and 0 < value < 1e9 else default
 
 
 # -- the way in
@@ -3673,24 +3653,19 @@ def challenge_of(verifier):
 class Surroundings:
     """What decides how to sign in: is there a terminal, a remote shell, a container, a desktop."""
 
-    __slots__ = ("terminal", "browser_variable", "ssh", "container", "headless", "graphical")
+    terminal = browser_variable = ssh = container = graphical = False
 
     def __init__(self, **facts):
-        for name in self.__slots__:
-            setattr(self, name, facts.pop(name, False))
-        if facts:
-            raise TypeError("surroundings have no %s" % ", ".join(facts))
+        vars(self).update(facts)
 
     @classmethod
     def of(cls, app, exists=os.path.exists):
-        linux = not app.is_windows and app.platform != "darwin" and not app.is_wsl
         named = app.env("container") or app.env("KUBERNETES_SERVICE_HOST")
         return cls(
             terminal=app.is_interactive,
             browser_variable=bool(app.env("BROWSER")),
             ssh=bool(app.env("SSH_CONNECTION") or app.env("SSH_TTY")),
             container=bool(named) or exists("/.dockerenv") or exists("/run/.containerenv"),
-            headless=linux and not app.has_display,
             graphical=app.browser_command() is not None,
         )
 
@@ -3710,54 +3685,48 @@ def choose_way(options, server, place):
         if place.terminal:
             return "prompt"
         raise no_terminal
+    has_device = "device_authorization" in server.endpoints
     if options.device:
-        if not server.has("device_authorization"):
-            raise PodError("This server has no device login",
-                           "Use: podstack auth login --no-browser")  # fmt: skip
-        return "device"
+        if has_device:
+            return "device"
+        raise PodError("This server has no device login", "Use: podstack auth login --no-browser")
     if options.no_browser:
         return "url"
     if options.browser or place.browser_variable:
         return "browser"
     if not place.terminal:
         raise no_terminal
-    if place.ssh or place.container or place.headless or not place.graphical:
-        return "device" if server.has("device_authorization") else "url"
+    if place.ssh or place.container or not place.graphical:
+        return "device" if has_device else "url"
     return "browser"
 
 
 # -- the loopback receiver
 
 
-def parse_form(query):
-    """Return {name: value} of a query; raises ValueError for a doubled parameter."""
-    from urllib.parse import parse_qsl
-
-    pairs = parse_qsl(query, keep_blank_values=True)
-    if len({name for name, _ in pairs}) != len(pairs):
-        raise ValueError("a parameter stands twice")
-    return dict(pairs)
-
-
 def read_callback(query, state, server):
-    """Return ("code", code) or ("error", OAuthError) of a callback's query; raises ValueError.
+    """Return the code, or the OAuthError, of a callback's query; raises ValueError.
 
     `state` comes first, for errors too; then the issuer where it is promised (RFC 9207).
     """
-    import hmac
+    from hmac import compare_digest
+    from urllib.parse import parse_qsl
 
-    form = parse_form(query)
+    pairs = parse_qsl(query, keep_blank_values=True)
+    form = dict(pairs)
+    if len(form) != len(pairs):
+        raise ValueError("a parameter stands twice")
     given = form.get("state", "").encode("utf-8", "replace")
-    if not hmac.compare_digest(given, state.encode("ascii")):
+    if not compare_digest(given, state.encode("ascii")):
         raise ValueError("it belongs to another sign-in (wrong state)")
     promised = server.metadata.get("authorization_response_iss_parameter_supported") is True
     if (promised or "iss" in form) and form.get("iss") != server.issuer:
         raise ValueError("it comes from another issuer")
     if "error" in form:
-        return "error", OAuthError(form["error"], form.get("error_description"))
+        return OAuthError(form["error"], form.get("error_description"))
     if not is_token(form.get("code")):
         raise ValueError("it holds no code")
-    return "code", form["code"]
+    return form["code"]
 
 
 class Receiver:
@@ -3768,14 +3737,11 @@ class Receiver:
     """
 
     def __init__(self, port, check):
-        import queue
         import threading
 
-        self.check = check
-        self.answers = queue.Queue()
-        self.first = threading.Lock()
-        self.ended, self.shown = threading.Event(), threading.Event()
-        self.outcome, self.from_browser = INTERRUPTED, False
+        self.check, self.once = check, threading.Lock()
+        self.answered, self.ended, self.shown = [threading.Event() for _ in range(3)]
+        self.outcome = ("You are not signed in", "The sign-in was interrupted.")
         self.server = callback_server(self, port)
         self.port = self.server.server_address[1]
         self.redirect_uri = "http://127.0.0.1:%d/callback" % self.port
@@ -3787,42 +3753,36 @@ class Receiver:
         return self
 
     def __exit__(self, *_):
-        if self.from_browser:
+        if self.answered.is_set():
             self.ended.set()
             self.shown.wait(5)
         self.server.shutdown()
         self.server.server_close()
 
-    def deliver(self, query, from_browser):
+    def deliver(self, query):
         """Take the one valid answer; raises ValueError for any other."""
         answer = self.check(query)
-        if not self.first.acquire(False):
+        if not self.once.acquire(False):
             raise ValueError("this sign-in has had its answer already")
-        self.from_browser = from_browser
-        self.answers.put(answer)
+        self.answer = answer
+        self.answered.set()
 
     def paste(self, line):
         """Take the callback address that somebody copied out of a browser elsewhere."""
-        try:
-            url = parse_url(line.partition("#")[0])  # a browser keeps the fragment to itself
-        except ValueError:
-            url = None
-        if url is None or "%s%s" % (url.origin, url.path) != self.redirect_uri:
+        address, _, query = line.partition("#")[0].partition("?")  # a browser keeps the fragment
+        if address != self.redirect_uri or not is_token(line):
             raise ValueError("it does not begin with %s" % self.redirect_uri)
-        self.deliver(url.query, False)
+        self.deliver(query)
+        self.shown.set()
 
     def wait(self, app, seconds):
         """Return the answer, showing the time left; raises AuthError when it is up."""
-        import queue
-
-        deadline = app.clock() + seconds
-        while app.clock() < deadline:
-            left = deadline - app.clock()
+        left, deadline = seconds, app.clock() + seconds
+        while left > 0:
             app.countdown("Waiting for the browser", left)
-            try:
-                return self.answers.get(timeout=max(0.01, min(0.5, left)))
-            except queue.Empty:
-                continue
+            if self.answered.wait(min(0.5, left)):
+                return self.answer
+            left = deadline - app.clock()
         raise AuthError("Nobody signed in within %g s" % seconds, "Run: podstack auth login")
 
     def finish(self, *outcome):
@@ -3832,8 +3792,10 @@ class Receiver:
 
 def callback_handler(receiver):
     """Return the class that answers one connection to a Receiver's server."""
+    import html
     import http.server
     import socket
+    from secrets import token_urlsafe
 
     class Handler(http.server.BaseHTTPRequestHandler):
         timeout = 5
@@ -3844,40 +3806,37 @@ def callback_handler(receiver):
 
         def do_GET(self):
             path, _, query = self.path.partition("?")
-            hosts = self.headers.get_all("Host") or []
-            if hosts != ["127.0.0.1:%d" % receiver.port]:
-                return self.show(400, "Wrong host", "This address is not the sign-in's.")
+            if self.headers.get_all("Host") != ["127.0.0.1:%d" % receiver.port]:
+                return self.refuse(400, "This address is not the sign-in's.")
             if path != "/callback":
-                return self.show(404, "Not here", "There is nothing at this address.")
+                return self.refuse(404, "There is nothing at this address.")
             try:
-                receiver.deliver(query, True)
+                receiver.deliver(query)
             except ValueError as error:
-                return self.show(400, "This answer was not taken", "Because %s." % error)
+                return self.refuse(400, "Because %s." % error)
+            receiver.ended.wait()
             try:
-                done = receiver.ended.wait(120)
-                self.show(200, *(receiver.outcome if done else STILL_OPEN))
+                self.show(200, *receiver.outcome)
             finally:
                 receiver.shown.set()
 
-        def refuse(self):
-            self.show(405, "Not this way", "Only GET is answered here.")
-
-        do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = refuse
-
         def send_error(self, code, message=None, explain=None):
             # 501 is a method without a handler here. The words given repeat the request.
-            status = {501: 405, 505: 400}.get(code, code)
-            self.show(status, "Not understood", "This is not what a browser sends.")
+            self.refuse({501: 405, 505: 400}.get(code, code), "This is not what a browser sends.")
+
+        def refuse(self, status, text):
+            self.show(status, "This answer was not taken", text)
 
         def show(self, status, title, text, kind=BAD):
-            nonce = random_text(16)
-            body = outcome_page(title, text, kind, nonce).encode("utf-8", "replace")
+            nonce = token_urlsafe(16)
+            fields = dict(kind, title=title, text=text, nonce=nonce)
+            page = PAGE % {name: html.escape(value) for name, value in fields.items()}
             self.close_connection = True
             self.send_response_only(status)
-            for name, value in page_headers(nonce) + (("Content-Length", str(len(body))),):
-                self.send_header(name, value)
+            for line in (PAGE_HEADERS % (nonce, nonce)).splitlines():
+                self.send_header(*line.split(": ", 1))
             self.end_headers()
-            self.wfile.write(b"" if self.command == "HEAD" else body)
+            self.wfile.write(b"" if self.command == "HEAD" else page.encode("utf-8", "replace"))
 
         def finish(self):
             """Read on for a while: closing with bytes unread would reset what was answered."""
@@ -3910,77 +3869,43 @@ def callback_server(receiver, port):
         raise PodError("Cannot listen on port %d: %s" % (port, error.strerror), hint)
 
 
-def page_headers(nonce):
-    """Return the headers of every page: nothing is loaded, framed, kept or passed on."""
-    policy = "default-src 'none'; style-src 'nonce-%s'; script-src 'nonce-%s'; " % (nonce, nonce)
-    return (
-        ("Content-Type", "text/html; charset=utf-8"),
-        ("Content-Security-Policy", policy + "base-uri 'none'; frame-ancestors 'none'"),
-        ("Referrer-Policy", "no-referrer"),
-        ("Cache-Control", "no-store"),
-        ("X-Content-Type-Options", "nosniff"),
-        ("Connection", "close"),
-    )
-
-
-def outcome_page(title, text, kind, nonce):
-    """Return the page that the browser shows; it loads nothing and escapes what it shows."""
-    import html
-
-    return PAGE % {
-        "title": html.escape(title),
-        "text": html.escape(text),
-        "color": kind[0],
-        "sign": kind[1],
-        "style": PAGE_STYLE,
-        "nonce": nonce,
-    }
-
-
 def read_pasted(app, receiver):
     """In a thread of its own: take pasted callback addresses until one is right."""
     limit = 1023 if app.platform == "darwin" else 4095
-    while not receiver.answers.qsize():
+    while not receiver.answered.is_set():
         try:
             line = app.stdin.readline()
+            if not line:
+                return
             if len(line.rstrip("\r\n")) >= limit:
                 cut = "The terminal cut that address off. From another shell here, run:"
                 app.say(cut, "  curl 'ADDRESS'")
             elif line.strip():
-                return receiver.paste(line.strip())
-            elif not line:
-                return
+                receiver.paste(line.strip())
         except ValueError as error:  # of bytes that are no text, too
             app.say("That address was not taken: %s" % error)
         except OSError:
             return
 
 
-def authorization_url(server, client_id, receiver, state, challenge):
+def authorization_url(server, receiver, state, verifier):
     """Return the address where the person signs in (RFC 6749 §4.1.1, RFC 7636 §4.3)."""
-    scope = server.scope()
-    pairs = [
-        ("response_type", "code"),
-        ("client_id", client_id),
-        ("redirect_uri", receiver.redirect_uri),
-        ("state", state),
-        ("code_challenge", challenge),
-        ("code_challenge_method", "S256"),
-    ]
-    pairs += [("scope", scope)] if scope else []
-    if "offline_access" in scope.split():  # OpenID Connect Core §11: else that scope is dropped
-        pairs.append(("prompt", "consent"))
+    import base64
+    import hashlib
+
+    digest = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode("ascii")).digest())
     url = server.endpoint("authorization")
-    query = (url.query + "&" if url.query else "") + encode_query(server.with_resource(pairs))
-    return str(Url(url.scheme, url.host, url.port, url.path, query))
-
-
-def ssh_hint(app, port):
-    """Return the line that brings the callback from the user's machine to this one."""
-    parts = (app.env("SSH_CONNECTION") or "").split()
-    host = parts[2] if len(parts) == 4 else "SERVER"
-    user = app.env("USER") or app.env("LOGNAME") or "USER"
-    return "ssh -L %d:127.0.0.1:%d %s@%s" % (port, port, printable(user), printable(host))
+    form = server.form(
+        response_type="code",
+        redirect_uri=receiver.redirect_uri,
+        state=state,
+        code_challenge=digest.decode("ascii").rstrip("="),
+        code_challenge_method="S256",
+        scope=server.scope,
+        # OpenID Connect Core §11: else that scope is dropped.
+        prompt="consent" if "offline_access" in server.scope else None,
+    )
+    return "%s%s%s" % (url, "&" if url.query else "?", form)
 
 
 def show_address(app, address, receiver, launch):
@@ -3992,83 +3917,70 @@ def show_address(app, address, receiver, launch):
     if launch and not launched:
         app.say("No browser could be started here.")
     if not launched and Surroundings.of(app).ssh:
-        hint = "  %s" % ssh_hint(app, receiver.port)
-        app.say("Your browser is elsewhere? Run there first:", "", hint, "")
+        parts = (app.env("SSH_CONNECTION") or "").split()
+        host = parts[2] if len(parts) == 4 else "SERVER"
+        user = app.env("USER") or app.env("LOGNAME") or "USER"
+        tunnel = "  ssh -L %d:127.0.0.1:%d %s@%s" % (receiver.port, receiver.port, user, host)
+        app.say("Your browser is elsewhere? Run there first:", "", tunnel, "")
     if app.is_terminal(app.stdin):
         app.say("If the browser ends at a page that does not load, paste its address here.")
         threading.Thread(target=read_pasted, args=(app, receiver), daemon=True).start()
 
 
-def sign_in_by_browser(app, http, server, client_id, options, launch, complete):
+def sign_in_by_browser(app, http, server, options, launch, complete):
     """Sign in through a browser; returns what `complete(grant)` returns.
 
     `complete` saves the login, so that the page in the browser can show the true outcome.
     Raises AuthError when it is denied or nobody answers in time.
     """
-    state, verifier = random_text(), random_text(48)
-    app.guard(verifier)
-    receiver = Receiver(options.callback_port, lambda query: read_callback(query, state, server))
-    with receiver:
-        address = authorization_url(server, client_id, receiver, state, challenge_of(verifier))
+    from secrets import token_urlsafe
+
+    state, verifier = token_urlsafe(), app.guard(token_urlsafe(48))
+    with Receiver(options.callback_port, lambda q: read_callback(q, state, server)) as receiver:
+        address = authorization_url(server, receiver, state, verifier)
         show_address(app, address, receiver, launch)
-        kind, value = receiver.wait(app, options.timeout)
+        answer = receiver.wait(app, options.timeout)
         try:
-            if kind == "error":
-                raise denial(value)
-            pairs = [("grant_type", "authorization_code"), ("code", app.guard(value))]
-            pairs += [("redirect_uri", receiver.redirect_uri), ("code_verifier", verifier)]
-            result = complete(read_grant(app, post_grant(http, server, pairs, client_id)))
+            if isinstance(answer, OAuthError):
+                raise answer
+            grant = server.tokens(
+                http,
+                grant_type="authorization_code",
+                code=app.guard(answer),
+                redirect_uri=receiver.redirect_uri,
+                code_verifier=verifier,
+            )
+            result = complete(grant)
         except PodError as error:
-            told = "%s. The terminal says what to do next." % redact(error.message, app.secrets)
-            receiver.finish("You are not signed in", told, BAD)
+            told = printable(redact(error.message, app.secrets))
+            receiver.finish("You are not signed in", told + ". The terminal says what to do next.")
             raise
         receiver.finish("You are signed in", "Close this page and go back to the terminal.", GOOD)
         return result
 
 
-def denial(error):
-    """Return the AuthError for a refusal by the person, else the error itself."""
-    if error.error == "access_denied":
-        return AuthError("Sign-in was denied", "Run: podstack auth login")
-    return error
-
-
 # -- device login
 
 
-def sign_in_by_device(app, http, server, client_id, complete):
+def sign_in_by_device(app, http, server, complete):
     """Sign in with a code typed elsewhere (RFC 8628); returns what `complete(grant)` returns."""
-    scope = server.scope()
-    pairs = server.with_resource([("client_id", client_id)] + ([("scope", scope)] if scope else []))
-    url = server.endpoint("device_authorization")
-    told = read_oauth_answer(post_form(http, url, pairs))
+    told = read_oauth_answer(server.post(http, "device_authorization", scope=server.scope))
     address = safe_url(told.get("verification_uri"), "verification address", server.loopback)
     code = told.get("user_code")
-    if (
-        not isinstance(code, str)
-        or not 0 < len(code) <= 100
-        or not is_token(told.get("device_code"))
-    ):
+    fits = isinstance(code, str) and 0 < len(code) <= 100
+    if not fits or not is_token(told.get("device_code")):
         raise Unreachable("The authorization server's answer holds no code")
     app.guard(told["device_code"])
     app.complain("Open this address on any device:", "", "  %s" % address, "")
     app.complain("and enter this code:", "", "  %s" % code, "")
-    lifetime, interval = positive(told.get("expires_in"), 600), positive(told.get("interval"), 5)
-    grant = poll_device(app, http, server, client_id, told["device_code"], lifetime, interval)
-    return complete(grant)
+    return complete(poll_device(app, http, server, told))
 
 
-def positive(value, default):
-    """Return a server's number where it is one and above zero, else `default`."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e6
-    return value if good else default
-
-
-def poll_device(app, http, server, client_id, device_code, lifetime, interval):
+def poll_device(app, http, server, told):
     """Return the token answer once the person has agreed; raises AuthError."""
-    pairs = [("grant_type", "urn:ietf:params:oauth:grant-type:device_code")]
-    pairs.append(("device_code", device_code))
-    deadline = app.clock() + lifetime
+    grant_type = "urn:ietf:params:oauth:grant-type:device_code"
+    interval = positive(told.get("interval"), 5)
+    deadline = app.clock() + positive(told.get("expires_in"), 600)
     while True:
         # 20 % longer than asked: clocks of virtual machines run fast, and slow_down costs 5 s.
         poll_at = min(deadline, app.clock() + interval * 1.2)
@@ -4076,42 +3988,40 @@ def poll_device(app, http, server, client_id, device_code, lifetime, interval):
             app.countdown("Waiting for you to enter the code", deadline - app.clock())
             app.sleep(max(0.01, min(0.5, poll_at - app.clock())))
         if app.clock() >= deadline:
-            raise AuthError("The code has expired", "Run: podstack auth login --device")
+            break
         try:
-            return read_grant(app, post_grant(http, server, pairs, client_id))
+            return server.tokens(http, grant_type=grant_type, device_code=told["device_code"])
         except OAuthError as error:
+            if error.error == "expired_token":
+                break
             if error.error == "slow_down":
                 interval += 5
-            elif error.error == "expired_token":
-                raise AuthError("The code has expired", "Run: podstack auth login --device")
             elif error.error != "authorization_pending":
-                raise denial(error)
+                raise
         except Unreachable as error:
             app.debug("poll failed: %s" % error.message)
             # Twice as long each time (RFC 8628 §3.5), up to a minute; never less than we were told.
             interval = max(interval, min(50, interval * 2))
+    raise AuthError("The code has expired", "Run: podstack auth login --device")
 
 
 # -- refresh and revocation
 
 
-def server_of_login(http, login, endpoint, **limits):
-    """Return the AuthServer that a login came from; raises AuthError where it has changed.
-
-    A changed metadata document must not collect refresh tokens.
-    """
-    server = discover(http, endpoint, **limits)
-    if server is None or not login.issuer or server.issuer != login.issuer:
-        now = server.issuer if server else "none"
+def server_of_login(http, login, endpoint, limits=None):
+    """Return the AuthServer that a login came from: another must not collect refresh tokens."""
+    server = discover(http, endpoint, login.client_id or DEFAULT_CLIENT_ID, limits)
+    named = server and server.issuer
+    if not named or named != login.issuer:
         raise AuthError(
-            "%s now names another authorization server: %s" % (endpoint, now),
+            "%s now names another authorization server: %s" % (endpoint, named or "none"),
             "Sign in again: podstack auth login",
         )
     return server
 
 
-def is_due(login, now):
-    return login.expires_at is not None and login.expires_at - now < REFRESH_SKEW
+def refresh_limits():
+    return {"deadline": time.monotonic() + REFRESH_SECONDS, "retries": 0}
 
 
 def renew_login(settings, http, credential):
@@ -4121,8 +4031,8 @@ def renew_login(settings, http, credential):
     finds another token there takes it. The new pair is saved before it is used.
     """
     config, name = settings.config, credential.profile.name
-    limits = {"deadline": time.monotonic() + REFRESH_SECONDS, "retries": 0}
-    server = server_of_login(http, credential.login, settings.get("endpoint"), **limits)
+    endpoint = settings.get("endpoint")
+    server = server_of_login(http, credential.login, endpoint, refresh_limits())
     with config.lock:
         found = reload_credential(settings, name)
         if found.token != credential.token or not found.login.refresh_token:
@@ -4135,14 +4045,12 @@ def renew_login(settings, http, credential):
 def spend_refresh_token(settings, http, server, found):
     """Return the Credential with the login, saved, that a refresh token buys; raises PodError."""
     app, old = settings.app, found.login
-    client_id = old.client_id or DEFAULT_CLIENT_ID
-    pairs = [("grant_type", "refresh_token"), ("refresh_token", old.refresh_token)]
-    limits = {"deadline": time.monotonic() + REFRESH_SECONDS, "retries": 0}
+    fields = {"grant_type": "refresh_token", "refresh_token": old.refresh_token}
     try:
-        grant = read_grant(app, post_grant(http, server, pairs, client_id, **limits))
+        grant = server.tokens(http, refresh_limits(), **fields)
     except OAuthError as error:
         return expired_or_newer(settings, found, error)
-    login = login_from_grant(app, grant, server, client_id, settings.get("endpoint"), old)
+    login = login_from_grant(app, grant, server, settings.get("endpoint"), old)
     try:
         save_login(settings, found.profile.name, login, found.kind)
     except PodError as error:
@@ -4161,7 +4069,7 @@ def reload_credential(settings, name):
 def expired_or_newer(settings, found, error):
     """After a refused refresh: only invalid_grant ends a login, and only if nobody renewed it."""
     if error.error != "invalid_grant":
-        raise Unreachable("The login could not be refreshed: %s" % printable(error.error))
+        raise Unreachable("The login could not be refreshed: %s" % error.error)
     newer = reload_credential(settings, found.profile.name)
     if newer.login.refresh_token != found.login.refresh_token:
         return newer
@@ -4170,10 +4078,12 @@ def expired_or_newer(settings, found, error):
 
 def fresh_credential(settings, http, credential):
     """Return `credential`, refreshed where it is due; a token that still serves never waits."""
-    login = credential.login
-    if not login or not login.refresh_token or not is_due(login, settings.app.now()):
+    login, now = credential.login, settings.app.now()
+    if not login or not login.refresh_token or login.expires_at is None:
         return credential
-    expired = login.expires_at <= settings.app.now()
+    if login.expires_at - now >= REFRESH_SKEW:
+        return credential
+    expired = login.expires_at <= now
     settings.config.lock.seconds = LOCK_SECONDS if expired else 0
     try:
         return renew_login(settings, http, credential)
@@ -4186,15 +4096,13 @@ def fresh_credential(settings, http, credential):
         settings.config.lock.seconds = LOCK_SECONDS
 
 
-def revoke_oauth(http, server, login, client_id):
+def revoke_oauth(http, server, login):
     """End a login at its authorization server, the refresh token first (RFC 7009 §2.1)."""
-    if not server.has("revocation"):
+    if "revocation" not in server.endpoints:
         raise PodError("This server cannot revoke a login", "Use: podstack auth logout")
-    url = server.endpoint("revocation")
     for hint, token in (("refresh_token", login.refresh_token), ("access_token", login.token)):
         if token:
-            pairs = [("token", token), ("token_type_hint", hint), ("client_id", client_id)]
-            answer = post_form(http, url, pairs)
+            answer = server.post(http, "revocation", token=token, token_type_hint=hint)
             if answer.status != 200:
                 read_oauth_answer(answer)
 
@@ -4877,7 +4785,8 @@ def auth_login(cx, args):
     profile = settings.profile()
     storage = chosen_storage(settings, args)
     endpoint = settings.get("endpoint")
-    server = discover(cx.http, endpoint) if args.token is None else None
+    client_id = settings.get("client_id")
+    server = discover(cx.http, endpoint, client_id) if args.token is None else None
     way = choose_way(args, server, Surroundings.of(app))
     if way == "token":
         return login_with_token(cx, profile, storage, endpoint, read_token(app, args.token))
@@ -4886,15 +4795,14 @@ def auth_login(cx, args):
         app.complain("Make an API token in the dashboard: %s" % DASHBOARD_TOKENS)
         return login_with_token(cx, profile, storage, endpoint, read_token(app, "-"))
     prove_storage(settings, profile.name, storage)
-    client_id = settings.get("client_id")
 
     def complete(grant):
-        login = login_from_grant(app, grant, server, client_id, endpoint)
+        login = login_from_grant(app, grant, server, endpoint)
         return finish_login(cx, profile, storage, login)
 
     if way == "device":
-        return sign_in_by_device(app, cx.http, server, client_id, complete)
-    return sign_in_by_browser(app, cx.http, server, client_id, args, way == "browser", complete)
+        return sign_in_by_device(app, cx.http, server, complete)
+    return sign_in_by_browser(app, cx.http, server, args, way == "browser", complete)
 
 
 def read_token(app, text):
@@ -5107,7 +5015,7 @@ def revoke_credential(cx, credential, endpoint):
     login = credential.login
     if login and (login.issuer or login.refresh_token):
         server = server_of_login(cx.http, login, endpoint)
-        revoke_oauth(cx.http, server, login, login.client_id or DEFAULT_CLIENT_ID)
+        revoke_oauth(cx.http, server, login)
         return cx.app.say("Token revoked")
     try:
         Api(cx.settings, cx.http, credential, endpoint).revoke_token()

@@ -260,7 +260,7 @@ def test_no_endpoint_is_used_before_all_are_known_to_be_good(api, login, config,
 @pytest.mark.parametrize("name", ENDPOINTS)
 def test_http_on_loopback_serves_only_an_endpoint_on_loopback(name):
     metadata = {name + "_endpoint": "http://127.0.0.1:8400/x"}
-    assert podstack.AuthServer("i", metadata, None, True).has(name)
+    assert name in podstack.AuthServer("i", metadata, None, True).endpoints
     with pytest.raises(podstack.PodError) as caught:
         podstack.AuthServer("i", metadata, None, False)
     assert caught.value.message.endswith(" endpoint cannot be used: it is not https")

@@ -79,28 +79,19 @@ def test_no_browser_prints_the_address_anywhere(given, facts):
 
 
 @pytest.mark.parametrize(
-    "facts",
-    [
-        {},
-        {"terminal": False},
-        {"ssh": True},
-        {"container": True},
-        {"headless": True, "graphical": False},
-    ],
+    "facts", [{}, {"terminal": False}, {"ssh": True}, {"container": True}, {"graphical": False}]
 )
 def test_browser_and_the_variable_of_that_name_come_before_the_surroundings(facts):
     assert way({"browser": True}, **facts) == "browser"
     assert way(browser_variable=True, **facts) == "browser"
 
 
-@pytest.mark.parametrize("facts", [{}, {"ssh": True}, {"container": True}, {"headless": True}])
+@pytest.mark.parametrize("facts", [{}, {"ssh": True}, {"container": True}, {"graphical": False}])
 def test_without_a_terminal_nobody_is_asked(facts):
     assert way(terminal=False, **facts) == "exit 2: " + NO_TERMINAL
 
 
-@pytest.mark.parametrize(
-    "facts", [{"ssh": True}, {"container": True}, {"headless": True}, {"graphical": False}]
-)
+@pytest.mark.parametrize("facts", [{"ssh": True}, {"container": True}, {"graphical": False}])
 def test_where_no_browser_can_be_seen_the_device_login_serves_if_there_is_one(facts):
     assert way(**facts) == "device"
     assert way(to=lambda: server(device=False), **facts) == "url"
