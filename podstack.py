@@ -553,7 +553,6 @@ def read_endpoint(text):
 # What the subset lacks is refused with line and column. An edit touches its own entry's lines
 # and is read again before it counts. Nothing here opens a file or prints; reading imports nothing.
 
-_YAML_DEPTH = 32
 _YAML_KEY_LENGTH = 1024  # YAML 1.2 section 7.4.2: other readers take no longer key
 _YAML_NULLS = ("null", "~", "Null", "NULL")
 _YAML_WORDS = ("", "null", "true", "false", "yes", "no", "on", "off", "y", "n")
@@ -577,8 +576,7 @@ class YamlError(ValueError):
 class _YamlMark:
     """Where an entry stands: `line` and `column` of its key, its `last_line`, all from 1.
 
-    line[start:end] is the value on the key's line: empty, just after the colon, where there is
-    none or a block follows. `in_flow`: the entry is inside a one-line {...}.
+    line[start:end] is the value on the key's line. `in_flow`: it is inside a one-line {...}.
     """
 
     __slots__ = ("column", "end", "in_flow", "last_line", "line", "start")
@@ -621,8 +619,8 @@ class _YamlReader:
         raise YamlError(message, self.row + 1, (self.at if at is None else at) + 1)
 
     def check_depth(self, path):
-        if len(path) >= _YAML_DEPTH:
-            self.fail("more than %d levels are not supported" % _YAML_DEPTH)
+        if len(path) >= 32:
+            self.fail("more than 32 levels are not supported")
 
     # -- moving
 
@@ -656,29 +654,24 @@ class _YamlReader:
             self.fail("expected the end of the line (text that holds ': ' needs quotes)")
         self.at = end
 
-    def require_siblings(self, indent):
-        if self.at > indent:
-            self.fail("unexpected indentation (text over several lines needs |)")
-
     def at_dash(self):
         return self.line[self.at : self.at + 2] in ("-", "- ")
 
     # -- scalars
 
     def read_text(self, in_flow):
-        return self.read_quoted() if self.line[self.at] in "\"'" else self.read_plain(in_flow)
-
-    def read_plain(self, in_flow):
-        """Read unquoted text, up to a comment, the colon of a key or, in flow, a bracket."""
+        """Read quoted text; other text up to a comment, a key's colon or, in flow, a bracket."""
         line, start, end = self.line, self.at, self.at
         brackets = ",[]{}" if in_flow else ""
         ends = " " + brackets
         char, after = line[start], line[start + 1 : start + 2]
+        if char in "\"'":
+            return self.read_quoted()
         if char in _YAML_REFUSED:
             self.fail("%s (%s) are not supported" % (_YAML_REFUSED[char], char))
         if line.startswith(("---", "..."), start):
             self.fail("document markers (--- and ...) are not supported here")
-        if char in ",[]{}#|'\"@`" or char in "-?:" and after in ends or in_flow and char == ":":
+        if char in ",[]{}#|@`" or char in "-?:" and after in ends or in_flow and char == ":":
             self.fail("unquoted text cannot start with %r" % char)
         while end < len(line):
             char, after = line[end], line[end + 1 : end + 2]
@@ -695,7 +688,6 @@ class _YamlReader:
         return text
 
     def read_quoted(self):
-        """Read text in single or double quotes."""
         start, quote, parts = self.at, self.line[self.at], []
         self.at += 1
         while True:
@@ -713,7 +705,6 @@ class _YamlReader:
             parts.append(char)
 
     def read_escape(self):
-        """Read an escape sequence, from its backslash on."""
         kind = self.line[self.at + 1 : self.at + 2]
         end = self.at + 2 + _YAML_HEX_LENGTHS.get(kind, 0)
         digits, char = self.line[self.at + 2 : end], _YAML_ESCAPES.get(kind)
@@ -757,7 +748,6 @@ class _YamlReader:
     # -- values
 
     def read_value(self, path, in_flow=False):
-        """Read a scalar, [...] or {...}."""
         start = self.at
         if self.line[start] in "[{":
             return self.read_flow(path)
@@ -765,7 +755,6 @@ class _YamlReader:
         return None if self.line[start : self.at] in _YAML_NULLS else text
 
     def read_flow(self, path):
-        """Read a one-line [...] or {...}."""
         self.check_depth(path)
         value, closer = ([], "]") if self.line[self.at] == "[" else ({}, "}")
         self.at += 1
@@ -807,7 +796,7 @@ class _YamlReader:
         if self.line.startswith("<<", start) and key == "<<":
             self.fail("merge keys (<<) are not supported", start)
         if self.at - start > _YAML_KEY_LENGTH + 1:
-            self.fail("keys of more than %d characters are not supported" % _YAML_KEY_LENGTH, start)
+            self.fail("keys of more than 1024 characters are not supported", start)
         path += (key,)
         if path in self.marks:
             self.fail("the key %r is on line %d already" % (key, self.marks[path].line), start)
@@ -835,30 +824,27 @@ class _YamlReader:
 
     def read_node(self, parent, path):
         """Return the value at the cursor, deeper than the column `parent`."""
-        if self.at_dash():
-            return self.read_sequence(path)
-        start = self.at
-        if self.read_key() is not None:
-            self.at = start
-            return self.read_mapping(path)
-        value = self.read_inline(parent, path)
-        self.advance()
+        indent, is_list = self.at, self.at_dash()
+        if not is_list and self.read_key() is None:
+            value = self.read_inline(parent, path)
+            self.advance()
+            return value
+        self.at = indent
+        self.check_depth(path)
+        value = self.read_sequence(path) if is_list else self.read_mapping(path)
+        if self.at > indent:
+            self.fail("unexpected indentation (text over several lines needs |)")
         return value
 
     def read_sequence(self, path):
-        """Return the list whose first dash is at the cursor."""
-        self.check_depth(path)
         indent, items = self.at, []
         while self.at == indent and self.at_dash():
             self.at += 1
             read = self.read_node if self.skip_spaces() else self.read_below
             items.append(read(indent, path + (len(items),)))
-        self.require_siblings(indent)
         return items
 
     def read_mapping(self, path):
-        """Return the mapping whose first key is at the cursor."""
-        self.check_depth(path)
         indent, mapping = self.at, {}
         while self.at == indent:
             below, mark = self.read_entry(path)
@@ -870,11 +856,9 @@ class _YamlReader:
             else:
                 mapping[below[-1]] = self.read_below(indent, below)
             mark.last_line = self.last_row + 1
-        self.require_siblings(indent)
         return mapping
 
     def read_document(self):
-        """Return the file's one value."""
         self.advance()
         if self.line[:4] in ("---", "--- ") and self.line[3:].lstrip(" ")[:1] in ("", "#"):
             self.advance()
@@ -887,24 +871,21 @@ class _YamlReader:
 
 
 def yaml_parse(text):
-    """Return (value, marks): dicts, lists, text and None, and {path of keys: its mark}.
+    """Return (value, {path: its mark}): () is the root's path; raises YamlError.
 
-    A mark has `line` and `column` from 1; () is the root's, list items count as keys 0, 1, ...
-    None stands for nothing, an unquoted null or ~. Raises YamlError.
+    The value is made of dicts, lists, text, and None for nothing, an unquoted null or ~.
     """
     reader = _YamlReader(_split_yaml(text[text.startswith("\ufeff") :]))
     return reader.read_document(), reader.marks
 
 
 def yaml_load(text):
-    """Return the value of a YAML text: dicts, lists, text and None; raises YamlError."""
     return yaml_parse(text)[0]
 
 
 def _is_timestamp(text):
     """Tell whether `text` is a UTC time like 2024-12-31T00:00:00Z, of a day that exists."""
-    seconds = time_or_none(text)
-    return seconds is not None and seconds >= 0 and format_time(seconds) == text
+    return format_time(max(time_or_none(text) or 0, 0)) == text
 
 
 def _quote_yaml(text):
@@ -942,8 +923,7 @@ def _write_scalar(value, key=None):
 def _write_key(key):
     text = _write_scalar(key)
     if len(text) > _YAML_KEY_LENGTH:
-        message = "a key of more than %d characters cannot be written as YAML"
-        raise ValueError(message % _YAML_KEY_LENGTH)
+        raise ValueError("a key of more than 1024 characters cannot be written as YAML")
     return text + ":"
 
 
@@ -965,20 +945,8 @@ def _write_lines(value, key=None):
 
 
 def yaml_dump(value):
-    """Return the YAML text of dicts, lists, text, numbers, bools and None.
-
-    Raises ValueError for what YAML cannot hold: nan, inf, a lone surrogate, an endless key.
-    """
+    """Return the YAML text of dicts, lists, text, numbers, bools and None; raises ValueError."""
     return "\n".join(_write_lines(value)) + "\n"
-
-
-def _as_read(value):
-    """Return what reading gives once `value` is written: numbers and bools become text."""
-    if isinstance(value, dict):
-        return {key: _as_read(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_as_read(item) for item in value]
-    return value if value is None or isinstance(value, str) else _write_scalar(value)
 
 
 class _YamlEdit:
@@ -1072,8 +1040,7 @@ class _YamlEdit:
 def yaml_set(text, keys, value):
     """Return `text` with the entry at `keys` (a tuple) set; all other bytes stay.
 
-    Raises YamlError where that cannot be done (inside a one-line {...}, below a text or a list)
-    and ValueError for a value that YAML cannot hold.
+    Raises YamlError where that cannot be done, ValueError for a value that YAML cannot hold.
     """
     edit, depth, new = _YamlEdit(text), len(keys), value
     while keys[:depth] not in edit.marks:
@@ -1081,15 +1048,12 @@ def yaml_set(text, keys, value):
         new = {keys[depth]: new}
     change = edit.replace if depth == len(keys) else edit.add
     change(keys[:depth], new)
-    edit.holder_of(keys)[keys[-1]] = _as_read(value)
+    edit.holder_of(keys)[keys[-1]] = yaml_load(yaml_dump(value))
     return edit.finish(keys[:depth])
 
 
 def yaml_unset(text, keys):
-    """Return `text` without the entry at `keys` (a tuple), or as it is where there is none.
-
-    A mapping that loses its last entry becomes {}. Raises YamlError inside a one-line {...}.
-    """
+    """Return `text` without the entry at `keys` (a tuple), if it is there; raises YamlError."""
     edit = _YamlEdit(text)
     if keys not in edit.marks:
         return text
