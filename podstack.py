@@ -1472,22 +1472,11 @@ def terminal_width(stream):
 # change. `Settings` is the one place that decides between option, environment, file and default.
 # It must never overwrite what it could not read, nor let one profile serve another.
 
-PROFILE_FIELDS = {
-    "token": ("auth", "token"),
-    "expires": ("auth", "expires"),
-    "refresh_token": ("auth", "refresh_token"),
-    "endpoint": ("auth", "endpoint"),
-    "issuer": ("auth", "issuer"),
-    "email": ("auth", "email"),
-    "storage": ("auth", "storage"),
-    "token_command": ("auth", "token_command"),
-    "project": ("defaults", "project"),
-    "gpu_type": ("defaults", "gpu_type"),
-    "api_endpoint": ("api", "endpoint"),
-    "client_id": ("api", "client_id"),
-}
 LOGIN_FIELDS = ("token", "expires", "refresh_token", "endpoint", "issuer", "email")
 SECRET_FIELDS = ("token", "refresh_token")
+PROFILE_FIELDS = {field: ("auth", field) for field in LOGIN_FIELDS + ("storage", "token_command")}
+PROFILE_FIELDS.update({field: ("defaults", field) for field in ("project", "gpu_type")})
+PROFILE_FIELDS.update(api_endpoint=("api", "endpoint"), client_id=("api", "client_id"))
 WRITE_HINTS = {
     "EBUSY": "It is mounted as a single file: mount its directory instead",
     "ENOSPC": "Free some space on that disk, then try again",
@@ -1498,8 +1487,8 @@ WRITE_HINTS = {
     "ELOOP": "Mend the symbolic link: ls -l %(path)s",
     "ENOENT": "Create the directory that it links to, or remove the link: ls -l %(path)s",
 }
-NO_LOCKS = ("ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EINVAL")
-NO_WRITING = ("EROFS", "EACCES", "EPERM", "ENOSPC", "EDQUOT", "ENOENT")
+NO_LOCKS = ("ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EINVAL",
+            "EROFS", "EACCES", "EPERM", "ENOSPC", "EDQUOT", "ENOENT")  # fmt: skip
 
 
 def is_root():
@@ -1510,13 +1499,13 @@ def os_error(verb, path, error):
     """Return the ConfigError for an OSError on the config file, with the one next step."""
     import errno
 
-    hint = WRITE_HINTS.get(errno.errorcode.get(error.errno))
-    hint = hint and hint % {"path": path, "directory": os.path.dirname(path)}
+    hint = WRITE_HINTS.get(errno.errorcode.get(error.errno), "")
+    hint %= {"path": path, "directory": os.path.dirname(path)}
     return ConfigError("Cannot %s %s: %s" % (verb, path, error.strerror or error), hint)
 
 
 def read_file(path):
-    """Return (text, stat) of the config file, or (None, None) where there is none.
+    """Return (text, stat) of the config file, ("", None) where there is none.
 
     Raises ConfigError for anything that is not a plain, small UTF-8 file of ours.
     """
@@ -1527,11 +1516,12 @@ def read_file(path):
         try:
             facts = os.fstat(descriptor)
             check_readable(path, facts)
-            data = read_descriptor(descriptor)
+            with open(descriptor, "rb", closefd=False) as stream:
+                data = stream.read(MAX_CONFIG_BYTES + 1)
         finally:
             os.close(descriptor)
     except FileNotFoundError:
-        return None, None
+        return "", None
     except OSError as error:
         raise os_error("read", path, error)
     if len(data) > MAX_CONFIG_BYTES:
@@ -1554,15 +1544,6 @@ def check_readable(path, facts):
         )
 
 
-def read_descriptor(descriptor):
-    """Return the bytes that follow, up to a little more than the config file may have."""
-    data, more = b"", b"..."
-    while more and len(data) <= MAX_CONFIG_BYTES:
-        more = os.read(descriptor, 1 << 16)
-        data += more
-    return data
-
-
 def refuse_planted_link(path):
     """As root, follow no symbolic link in a directory that root does not own; raises ConfigError.
 
@@ -1574,16 +1555,6 @@ def refuse_planted_link(path):
         link, path = path, os.path.dirname(path)
         if os.path.islink(link) and (os.lstat(link).st_uid or os.stat(path).st_uid):
             raise ConfigError("As root, the link %s is not followed: others may set it" % link)
-
-
-def real_path(path):
-    """Return the path behind any symbolic links; raises ConfigError for a loop."""
-    import errno
-
-    real = os.path.realpath(path)
-    if os.path.islink(real):  # realpath returns a loop unchanged, and replace would overwrite it
-        raise os_error("write", path, OSError(errno.ELOOP, os.strerror(errno.ELOOP)))
-    return real
 
 
 def make_directory(path):
@@ -1629,10 +1600,12 @@ def write_file(app, path, text, keep=True):
     if len(data) > MAX_CONFIG_BYTES:
         raise ConfigError("Cannot write %s: it would be larger than 1 MiB" % path)
     refuse_planted_link(path)
-    real = real_path(path)
+    real = os.path.realpath(path)
     directory, name = os.path.split(real)
     temporary = os.path.join(directory, ".%s.%s.tmp" % (name, os.urandom(6).hex()))
     try:
+        if os.path.islink(real):
+            os.stat(real)  # fails: realpath returns a loop as it is, and replace would overwrite it
         make_directory(os.path.dirname(path))
         try:
             fill_temporary(temporary, real, data)
@@ -1648,21 +1621,17 @@ def write_file(app, path, text, keep=True):
 
 def fill_temporary(temporary, real, data):
     """Create what is to replace `real`, with `data` flushed to the disk and read back."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(temporary, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    try:
+    with open(temporary, "x+b", 0, opener=lambda name, how: os.open(name, how, 0o600)) as stream:
         if hasattr(os, "fchmod"):
-            os.fchmod(descriptor, 0o600)
-        give_to_owner(descriptor, real)
+            os.fchmod(stream.fileno(), 0o600)
+        give_to_owner(stream.fileno(), real)
         left = memoryview(data)
         while left:
-            left = left[os.write(descriptor, left) :]
-        os.fsync(descriptor)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        if read_descriptor(descriptor) != data:
+            left = left[stream.write(left) :]
+        os.fsync(stream.fileno())
+        stream.seek(0)
+        if stream.read() != data:
             raise OSError(None, "it does not read back as written")
-    finally:
-        os.close(descriptor)
 
 
 def replace_file(app, temporary, real):
@@ -1676,15 +1645,13 @@ def replace_file(app, temporary, real):
 
 
 def sync_directory(app, directory):
-    if app.is_windows:
-        return
     try:
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    except OSError as error:
+    except OSError as error:  # always so on Windows
         app.debug("cannot sync %s: %s" % (directory, error))
 
 
@@ -1701,14 +1668,12 @@ class FileLock:
 
     def __enter__(self):
         self.depth += 1
-        if self.depth > 1:
-            return self
         try:
-            self.take()
+            if self.depth == 1:
+                self.take()
         except BaseException:
             self.__exit__()
             raise
-        return self
 
     def __exit__(self, *_):
         self.depth -= 1
@@ -1716,17 +1681,24 @@ class FileLock:
             self.close()
 
     def take(self):
-        directory = os.path.dirname(real_path(self.config_path))
-        self.path = os.path.join(directory, ".lock")
+        import errno
+
+        self.path = os.path.join(os.path.dirname(os.path.realpath(self.config_path)), ".lock")
         try:
             make_directory(os.path.dirname(self.config_path))
             self.descriptor = self.open()
             self.wait()
-            self.held = True
         except OSError as error:
             self.close()
-            return self.go_without(error)
-        self.sign()
+            if errno.errorcode.get(error.errno) not in NO_LOCKS:
+                raise os_error("lock", self.path, error)
+            return self.app.debug("no lock on %s: %s" % (self.path, error))
+        self.held = True
+        try:  # for those who wait
+            os.ftruncate(self.descriptor, 0)
+            os.write(self.descriptor, b"%d\n" % os.getpid())
+        except OSError as error:  # a full disk takes no number, but the lock holds
+            self.app.debug("cannot write into %s: %s" % (self.path, error))
 
     def open(self):
         """Return a descriptor of the lock file, made where it is missing."""
@@ -1765,14 +1737,6 @@ class FileLock:
                     self.app.status("Waiting for another podstack to end ...")
                 self.app.sleep(0.05)
 
-    def sign(self):
-        """Write our process id into the lock file, for those who wait."""
-        try:
-            os.ftruncate(self.descriptor, 0)
-            os.write(self.descriptor, b"%d\n" % os.getpid())
-        except OSError as error:  # a full disk takes no number, but the lock holds
-            self.app.debug("cannot write into %s: %s" % (self.path, error))
-
     def holder(self):
         """Return the process id that stands in the lock file."""
         try:
@@ -1780,14 +1744,6 @@ class FileLock:
         except OSError:  # Windows: nobody reads what is locked
             pid = ""
         return pid if is_digits(pid) else "unknown"
-
-    def go_without(self, error):
-        """Go on without the lock where there can be none; raises ConfigError elsewhere."""
-        import errno
-
-        if errno.errorcode.get(error.errno) not in NO_LOCKS + NO_WRITING:
-            raise os_error("lock", self.path, error)
-        self.app.debug("no lock on %s: %s" % (self.path, error))
 
     def close(self):
         descriptor, self.descriptor, self.held = self.descriptor, None, False
