@@ -1836,29 +1836,24 @@ class Profile:
 class Config:
     """The config file as read: `data` (nested dicts of text), `marks`, `stat`, or `broken`."""
 
-    def __init__(self, app, path, text="", facts=None, broken=None):
+    def __init__(self, app, path, broken=None):
         self.app, self.path, self.broken = app, path, broken
+        self.text, self.stat, self.data, self.marks = "", None, {}, {}
         self.lock = FileLock(app, path)
-        self.take(text, facts)
 
-    def take(self, text, facts):
-        """Become the file with this text; raises ConfigError where it is not understood."""
-        self.text, self.stat = text, facts
+    def reload(self):
+        """Read the file, where there is one; raises ConfigError where it is not understood."""
+        self.text, self.stat = read_file(self.path)
         try:
-            value, self.marks = yaml_parse(text) if text else (None, {})
+            value, self.marks = yaml_parse(self.text)
         except YamlError as error:
-            raise ConfigError("%s:%d:%d: %s" % (self.path, error.line, error.column, error))
+            raise self.syntax_error(error)
         if value is not None and not isinstance(value, dict):
             raise ConfigError("%s:1:1: expected keys and values" % self.path)
         self.data = value or {}
 
-    @classmethod
-    def load(cls, app, path):
-        """Return the file's Config (an empty one where there is no file); raises ConfigError."""
-        text, facts = read_file(path)
-        config = cls(app, path, text or "", facts)
-        config.warn_if_open()
-        return config
+    def syntax_error(self, error):
+        return ConfigError("%s:%d:%d: %s" % (self.path, error.line, error.column, error))
 
     def require(self):
         """Return self, or raise what made the file unreadable."""
@@ -1945,20 +1940,14 @@ class Config:
         self.require()
         with self.lock:
             self.reload()
-            text = self.text
             edited = edit_text(self, plan(self))
             if self.lock.held:
                 self.sweep()
             if trial:
-                write_file(self.app, self.path, text, keep=self.stat is not None)
-            elif edited != text:
+                write_file(self.app, self.path, self.text, keep=self.stat is not None)
+            elif edited != self.text:
                 write_file(self.app, self.path, edited)
                 self.reload()
-
-    def reload(self):
-        """Read the file again; raises ConfigError."""
-        text, facts = read_file(self.path)
-        self.take(text or "", facts)
 
     def sweep(self):
         """Remove what a killed writer left: nobody else writes while we hold the lock."""
@@ -1980,13 +1969,14 @@ def edit_text(config, changes):
                 text = yaml_set(text, keys, value)
                 continue
             text = yaml_unset(text, keys)
-            parent = keys[:-1]
-            is_block = len(parent) in (1, 3)  # as `auth`, `profiles` or `profiles.work.auth`
-            if is_block and Config(config.app, config.path, text).at(parent) == {}:
-                text = yaml_unset(text, parent)
+            block = yaml_load(text)
+            for key in keys[:-1]:
+                block = block and block.get(key)
+            if block == {} and len(keys) in (2, 4):  # as `auth.KEY` or `profiles.work.auth.KEY`
+                text = yaml_unset(text, keys[:-1])
         return text
     except YamlError as error:
-        raise ConfigError("%s:%d:%d: %s" % (config.path, error.line, error.column, error))
+        raise config.syntax_error(error)
     except ValueError:  # a lone surrogate: bytes from the command line that are no text here
         hint = "Type UTF-8, and set LC_ALL=C.UTF-8 or another UTF-8 locale"
         raise UsageError("The command line is not text in this locale", hint)
@@ -2079,12 +2069,15 @@ class Settings:
         """The config file; with PODSTACK_API_TOKEN set a broken one only draws a warning."""
         if self._config is None:
             try:
-                self._config = Config.load(self.app, self.path)
+                config = Config(self.app, self.path)
+                config.reload()
+                config.warn_if_open()
             except ConfigError as error:
                 if not self.app.env("PODSTACK_API_TOKEN") or self.options.profile:
                     raise
                 self.app.warn("config file not used: %s" % error.message)
-                self._config = Config(self.app, self.app.env("PODSTACK_CONFIG") or "", broken=error)
+                config = Config(self.app, self.app.env("PODSTACK_CONFIG") or "", error)
+            self._config = config
         return self._config
 
     def profile(self):
