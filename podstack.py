@@ -1781,22 +1781,18 @@ class HeldInterrupts:
     def __enter__(self):
         import signal
 
-        self.pending = False
+        self.caught = []
         try:
-            self.before = signal.signal(signal.SIGINT, self.remember)
+            self.before = signal.signal(signal.SIGINT, lambda *_: self.caught.append(True))
         except ValueError:  # not the main thread: the interrupt does not reach us
             self.before = None
-        return self
-
-    def remember(self, *_):
-        self.pending = True
 
     def __exit__(self, *_):
         import signal
 
         if self.before is not None:
             signal.signal(signal.SIGINT, self.before)
-        if self.pending:
+        if self.caught:
             raise KeyboardInterrupt
 
 
@@ -1868,7 +1864,7 @@ class Config:
 
     @property
     def is_open_to_others(self):
-        return bool(self.stat and self.stat.st_mode & 0o077 and self.modes_mean_something)
+        return self.stat and self.stat.st_mode & 0o077 and self.modes_mean_something
 
     def warn_if_open(self):
         if not self.is_open_to_others or "token" not in self.text:
@@ -1926,10 +1922,8 @@ class Config:
         names = self.profile_names()
         if name in names:
             return self.profile(name)
-        raise NotFound(
-            "Profile '%s' does not exist%s" % (name, did_you_mean(name, names)),
-            "Profiles: %s" % (", ".join(names) or "none yet"),
-        )
+        problem = "Profile '%s' does not exist%s" % (name, did_you_mean(name, names))
+        raise NotFound(problem, "Profiles: %s" % (", ".join(names) or "none yet"))
 
     def edit(self, plan, trial=False):
         """Change the file under its lock, from a fresh reading; becomes the new state.
