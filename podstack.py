@@ -1499,8 +1499,8 @@ def os_error(verb, path, error):
     """Return the ConfigError for an OSError on the config file, with the one next step."""
     import errno
 
-    hint = WRITE_HINTS.get(errno.errorcode.get(error.errno), "")
-    hint %= {"path": path, "directory": os.path.dirname(path)}
+    hint = WRITE_HINTS.get(errno.errorcode.get(error.errno))
+    hint = hint and hint % {"path": path, "directory": os.path.dirname(path)}
     return ConfigError("Cannot %s %s: %s" % (verb, path, error.strerror or error), hint)
 
 
