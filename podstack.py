@@ -204,18 +204,15 @@ def json_dump(value, ascii_only=False, indent=2):
 
 
 def display_width(text):
-    """Return how many terminal cells `text` takes.
-
-    Wide characters take two, combining ones and the later letters of a Korean syllable none.
-    """
+    """Return how many terminal cells `text` takes."""
     if len(text) == len(text.encode("utf-8", "replace")):
         return len(text)
     import unicodedata
 
     width = 0
     for char in text:
-        none = unicodedata.category(char) in ("Mn", "Me", "Cf") or "\u1160" <= char <= "\u11ff"
-        if not none:
+        is_later_hangul = "\u1160" <= char <= "\u11ff"  # it joins its syllable's first letter
+        if unicodedata.category(char) not in ("Mn", "Me", "Cf") and not is_later_hangul:
             width += 2 if unicodedata.east_asian_width(char) in "WF" else 1
     return width
 
@@ -234,10 +231,8 @@ def cut_to_width(text, width):
 
 
 def table_lines(header, rows, limit=0):
-    """Yield the lines of an aligned table; with `limit` the widest columns give way to fit it.
-
-    A row waits as one text: as a list of cells a long table takes three times the memory.
-    """
+    """Yield the lines of an aligned table; with `limit` the widest columns give way to fit it."""
+    # A row waits as one text: as a list of cells a long table takes three times the memory.
     widths, packed = [len(name) for name in header], ["\0".join(header)]
     for row in rows:
         cells = [printable(cell) for cell in row]
@@ -289,10 +284,7 @@ def redact(text, secrets=()):
 
 
 def redact_names(text):
-    """Return wire text with the values of secret-bearing names masked: in JSON, in forms.
-
-    So is what a pod's environment holds: keys of other services, as a rule.
-    """
+    """Return wire text with secret-bearing names' values, and a pod's environment, masked."""
     import re
 
     # Without alternatives: for each turn of such a loop re keeps a way back, 150 bytes a letter.
@@ -321,10 +313,8 @@ def is_digits(text):
 
 
 def parse_time(text):
-    """Return the Unix seconds of an RFC 3339 time (or a date, as midnight UTC).
-
-    Raises ValueError. datetime and strptime cost more than the start-up budget.
-    """
+    """Return the Unix seconds of an RFC 3339 time (or a date, as midnight UTC); ValueError else."""
+    # By hand: datetime and strptime cost more than the start-up budget.
     date, _, clock = text.strip().upper().replace(" ", "T").partition("T")
     clock = (clock or "00:00:00").replace("Z", "+00:00")
     if clock[-6:-5] not in ("+", "-"):
@@ -531,10 +521,7 @@ def safe_url(text, what, loopback=False):
 
 
 def read_endpoint(text):
-    """Return an endpoint in canonical form; raises ValueError naming what is accepted.
-
-    `https://h`, `https://h/` and `https://H:443/v1` are one endpoint.
-    """
+    """Return an endpoint in canonical form: `https://h` for https://H:443/v1; raises ValueError."""
     try:
         url = parse_url(text)
     except ValueError as error:
@@ -883,11 +870,6 @@ def yaml_load(text):
     return yaml_parse(text)[0]
 
 
-def _is_timestamp(text):
-    """Tell whether `text` is a UTC time like 2024-12-31T00:00:00Z, of a day that exists."""
-    return format_time(max(time_or_none(text) or 0, 0)) == text
-
-
 def _quote_yaml(text):
     """Return `text` in double quotes, with all escaped that a reader or terminal may alter."""
     parts = []
@@ -917,14 +899,8 @@ def _write_scalar(value, key=None):
         return str(value)  # an int, {} or []
     is_word = value[:1] in _YAML_LETTERS and not value.strip(_YAML_LETTERS + "0123456789./@+-")
     is_plain = is_word and value.lower() not in _YAML_WORDS
-    return value if is_plain or key == "expires" and _is_timestamp(value) else _quote_yaml(value)
-
-
-def _write_key(key):
-    text = _write_scalar(key)
-    if len(text) > _YAML_KEY_LENGTH:
-        raise ValueError("a key of more than 1024 characters cannot be written as YAML")
-    return text + ":"
+    is_time = key == "expires" and format_time(max(time_or_none(value) or 0, 0)) == value
+    return value if is_plain or is_time else _quote_yaml(value)
 
 
 def _is_block(value):
@@ -937,7 +913,9 @@ def _write_lines(value, key=None):
         return [_write_scalar(value, key)]
     is_list, lines = isinstance(value, list), []
     for name, item in enumerate(value) if is_list else value.items():
-        head, below = "-" if is_list else _write_key(name), _write_lines(item, name)
+        head, below = "-" if is_list else _write_scalar(name) + ":", _write_lines(item, name)
+        if len(head) > _YAML_KEY_LENGTH + 1:
+            raise ValueError("a key of more than 1024 characters cannot be written as YAML")
         if is_list or not _is_block(item):
             head += " " + below.pop(0)
         lines += [head] + ["  " + line for line in below]
