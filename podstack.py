@@ -180,6 +180,7 @@ VISIBLE_FORM = {code: ("\\x%02x" if code < 256 else "\\u%04x") % code for code i
 JSON_FORM = {code: "\\u%04x" % code for code in UNSAFE if code >= 0x7F}
 NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 URL_SAFE = frozenset((NAME_LETTERS + "-._~").encode("ascii"))
+USUAL_PORTS = {"http": 80, "https": 443}
 WIRE_SECRETS = "access_token|refresh_token|id_token|token|device_code|client_secret|secret|password"
 
 
@@ -453,8 +454,8 @@ class Url:
     @property
     def origin(self):
         shown = "[%s]" % self.host if ":" in self.host else self.host
-        usual = {"http": 80, "https": 443}[self.scheme]
-        return "%s://%s%s" % (self.scheme, shown, "" if self.port == usual else ":%d" % self.port)
+        port = "" if self.port == USUAL_PORTS[self.scheme] else ":%d" % self.port
+        return "%s://%s%s" % (self.scheme, shown, port)
 
     @property
     def target(self):
@@ -482,15 +483,14 @@ def parse_url(text):
         raise ValueError("it has a character that an address may not have")
     scheme, mark, rest = text.partition("://")
     scheme = scheme.lower()
-    if not mark or scheme not in ("http", "https"):
+    if not mark or scheme not in USUAL_PORTS:
         raise ValueError("it does not begin with https://")
-    end = min([rest.find(char) for char in "/?" if char in rest] or [len(rest)])
-    authority, path_and_query = rest[:end], rest[end:]
+    place, _, query = rest.partition("?")
+    authority, slash, path = place.partition("/")
     if "@" in authority:
         raise ValueError("it has a user name in it")
-    host, port = split_authority(authority, {"http": 80, "https": 443}[scheme])
-    path, _, query = path_and_query.partition("?")
-    return Url(scheme, host, port, path, query)
+    host, port = split_authority(authority, USUAL_PORTS[scheme])
+    return Url(scheme, host, port, slash + path, query)
 
 
 def split_authority(authority, default_port):
@@ -1336,7 +1336,7 @@ class App:
     def pipe(self, argv, feed=None, drain=None):
         """Run a program while `feed` writes its stdin or `drain` reads its stdout.
 
-        Returns its exit code; what it says on stderr is passed on.
+        Returns its exit code; its stderr is the word of a pod, to be shown as such.
         """
         import subprocess
         import threading
@@ -1349,7 +1349,12 @@ class App:
             stderr=subprocess.PIPE,
             env=self.child_environ(),
         )
-        relay = threading.Thread(target=self.pass_on, args=(process.stderr,), daemon=True)
+
+        def say_all():
+            for line in iter(lambda: process.stderr.readline(4096), b""):
+                self.complain(line.decode("utf-8", "replace").rstrip("\r\n"))
+
+        relay = threading.Thread(target=say_all, daemon=True)
         relay.start()
         try:
             try:
@@ -1364,11 +1369,6 @@ class App:
             raise
         finally:
             relay.join(2)  # what it started may keep its stderr open
-
-    def pass_on(self, stream):
-        """Say what a program says: of a program in a pod it is the pod's word."""
-        for line in iter(lambda: stream.readline(4096), b""):
-            self.complain(line.decode("utf-8", "replace").rstrip("\r\n"))
 
     def browser_command(self):
         """Return the argv that opens a page here (`%s` is the address), or None."""
