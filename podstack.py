@@ -4421,58 +4421,58 @@ class Argument:
     `read` turns the text into the value or raises ValueError with what is accepted.
     """
 
-    __slots__ = ("names", "dest", "metavar", "help", "read", "default", "required", "repeats",
-                 "choices", "complete")  # fmt: skip
-
     def __init__(self, names, metavar, help, read=str, default=None, required=False, repeats=False,
                  choices=(), complete=None):  # fmt: skip
         self.names = names.split()
         self.dest = self.names[-1].lstrip("-").replace("-", "_")
-        self.metavar, self.help, self.required, self.repeats = metavar, help, required, repeats
+        self.metavar, self.help, self.default = metavar, help, default
+        self.required, self.repeats = required, repeats
         self.choices, self.complete = choices, complete
         self.read = one_of(*choices) if choices else read
-        self.default = False if metavar is None else default
 
-    @property
-    def first_value(self):
-        return [] if self.repeats else self.default
+    def __str__(self):
+        return ", ".join(self.names) + (" " + self.metavar if self.metavar else "")
 
 
 class Operand:
     """A word that a command takes: `count` is 1, `+` (some), `*` (any) or `--` (after a --)."""
 
-    __slots__ = ("name", "help", "count", "complete", "dest")
+    FORMS = {"1": "%s", "+": "%s...", "*": "[%s...]", "--": "-- %s..."}
 
     def __init__(self, name, help, count="1", complete=None, dest=None):
         self.name, self.help, self.count, self.complete = name, help, count, complete
         self.dest = dest or name.lower()
 
+    def __str__(self):
+        return self.FORMS[self.count] % self.name
+
 
 class Command:
     """One command: its `words`, `help`, `arguments`, `operands`, `examples` and `handler`."""
 
-    __slots__ = ("words", "help", "arguments", "operands", "examples", "handler")
+    def __init__(self, words, help, parts, handler):
+        self.words, self.help, self.handler = words, help, handler
+        self.arguments = [part for part in parts if isinstance(part, Argument)]
+        self.operands = [part for part in parts if isinstance(part, Operand)]
+        self.examples = [part for part in parts if isinstance(part, tuple)]
 
-    def __init__(self, words, help, arguments, operands, examples, handler):
-        self.words, self.help, self.arguments = words, help, arguments
-        self.operands, self.examples, self.handler = operands, examples, handler
 
+def command(words, help, *parts, examples=()):
+    """Declare the function below as the handler of a command; its docstring is the long help.
 
-def command(words, help, *parts, examples):
-    """Declare the function below as the handler of a command; its docstring is the long help."""
+    `parts` are Arguments, Operands and examples: pairs of what is typed and what for.
+    """
 
     def declare(handler):
-        arguments = [part for part in parts if isinstance(part, Argument)]
-        operands = [part for part in parts if isinstance(part, Operand)]
         path = tuple(words.split())
-        COMMANDS[path] = Command(path, help, arguments, operands, examples, handler)
+        COMMANDS[path] = Command(path, help, parts + tuple(examples), handler)
         return handler
 
     return declare
 
 
 def flag(names, help):
-    return Argument(names, None, help)
+    return Argument(names, None, help, default=False)
 
 
 def option(names, metavar, help, **more):
@@ -4480,7 +4480,7 @@ def option(names, metavar, help, **more):
 
 
 def repeated(names, metavar, help, read=str):
-    return Argument(names, metavar, help, read, repeats=True)
+    return Argument(names, metavar, help, read, default=[], repeats=True)
 
 
 def whole_number(text):
@@ -4521,7 +4521,7 @@ PODS = Operand("NAME", "the pods' names or ids", "+", "pods")
 def print_data(cx, value, form):
     """Print a value as JSON or YAML."""
     if form == "json":
-        cx.app.write(json_dump(value, not is_unicode(cx.app.stdout)) + "\n")
+        cx.app.write(json_for(cx, value) + "\n")
         return
     try:
         cx.app.write(yaml_dump(value))
@@ -4538,8 +4538,10 @@ def print_fixed(cx, value, *lines):
         cx.app.out(line)
 
 
-def is_unicode(stream):
-    return (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
+def json_for(cx, value):
+    """Return `value` as JSON in letters that stdout can show."""
+    encoding = getattr(cx.app.stdout, "encoding", None) or "utf-8"
+    return json_dump(value, ascii_only=not encoding.lower().startswith("utf"))
 
 
 def wants_ids(cx):
@@ -4551,43 +4553,45 @@ def print_rows(cx, pages, columns, wide=()):
     """Print a list that arrives page by page: a table, ids alone, or JSON or YAML as it comes."""
     form = cx.settings.get("output")
     if wants_ids(cx):
-        for rows in pages:
-            for row in rows:
-                cx.app.out(row.get("id") or row.get("type") or row.get("name") or "-")
+        for row in every_row(pages):
+            cx.app.out(row.get("id") or row.get("type") or row.get("name") or "-")
         return
     if form in ("json", "yaml"):
-        print_streamed(cx, counted(cx, pages, streamed=True), form)
+        print_streamed(cx, pages, form)
         return
     columns = columns + (wide if form == "wide" else ())
-    cells = ([show(row) for _, show in columns] for rows in counted(cx, pages) for row in rows)
+    cells = ([show(row) for _, show in columns] for row in every_row(counted(cx, pages)))
     limit = 0 if form == "wide" else cx.app.columns
     for line in table_lines([name for name, _ in columns], cells, limit):
         cx.app.out(line)
 
 
-def counted(cx, pages, streamed=False):
+def every_row(pages):
+    return (row for rows in pages for row in rows)
+
+
+def counted(cx, pages):
     """Yield `pages`, telling how far they are where nothing else shows that for a second."""
     started, count = time.monotonic(), 0
-    silent = streamed and cx.app.is_terminal(cx.app.stdout)
     for rows in pages:
         count += len(rows)
-        if not silent and time.monotonic() - started > 1:
+        if time.monotonic() - started > 1:
             cx.app.countup("Reading", count)
         yield rows
 
 
 def print_streamed(cx, pages, form):
     """Print the rows of a list as one bare array without ever holding more than a page."""
-    empty = True
-    for rows in pages:
-        for row in rows:
-            if form == "yaml":
-                print_data(cx, [row], form)
-            else:
-                text = json_dump([row], not is_unicode(cx.app.stdout))
-                cx.app.write(("[\n" if empty else ",\n") + text[2:-2])
-            empty = False
-    if empty:
+    if not cx.app.is_terminal(cx.app.stdout):
+        pages = counted(cx, pages)
+    lead = "[\n"
+    for row in every_row(pages):
+        if form == "yaml":
+            print_data(cx, [row], form)
+        else:
+            cx.app.write(lead + json_for(cx, [row])[2:-2])
+        lead = ",\n"
+    if lead == "[\n":
         cx.app.out("[]")
     elif form == "json":
         cx.app.write("\n]\n")
@@ -4619,9 +4623,8 @@ def date_of(name):
 
 
 def gpu_of(pod):
-    if not pod.get("gpu_type"):
-        return "-"
-    return "%s x%s" % (pod["gpu_type"], pod.get("gpu_count") or 1)
+    kind = pod.get("gpu_type")
+    return "%s x%s" % (kind, pod.get("gpu_count") or 1) if kind else "-"
 
 
 def size_of(name, unit):
@@ -4653,11 +4656,9 @@ def expiry_words(text, now):
     flag("--use-keyring", "keep the login in the system's keychain"),
     flag("--no-keyring", "keep the login in the config file"),
     flag("--no-verify", "store the token without checking it"),
-    examples=(
-        ("podstack auth login", "in the browser"),
-        ("podstack auth login --token YOUR_API_TOKEN", "with an API token"),
-        ("podstack --profile work auth login", "a second account"),
-    ),
+    ("podstack auth login", "in the browser"),
+    ("podstack auth login --token YOUR_API_TOKEN", "with an API token"),
+    ("podstack --profile work auth login", "a second account")
 )  # fmt: skip
 def auth_login(cx, args):
     """Sign in through the browser, with a code on another device, or with a token.
@@ -4673,12 +4674,14 @@ def auth_login(cx, args):
     client_id = settings.get("client_id")
     server = discover(cx.http, endpoint, client_id) if args.token is None else None
     way = choose_way(args, server, Surroundings.of(app))
-    if way == "token":
-        return login_with_token(cx, profile, storage, endpoint, read_token(app, args.token))
     if way == "prompt":
         app.complain("This server has no browser login.")
         app.complain("Make an API token in the dashboard: %s" % DASHBOARD_TOKENS)
-        return login_with_token(cx, profile, storage, endpoint, read_token(app, "-"))
+    if way in ("token", "prompt"):
+        login = Login(token=read_token(app, args.token), endpoint=endpoint)
+        if storage == "keyring":
+            prove_keychain(settings, profile.name)
+        return finish_login(cx, profile, storage, login)
     prove_storage(settings, profile.name, storage)
 
     def complete(grant):
@@ -4691,10 +4694,10 @@ def auth_login(cx, args):
 
 
 def read_token(app, text):
-    """Return the token in `text`; `-` stands for stdin, which a terminal does not show."""
-    if text == "-" and app.is_terminal(app.stdin):
+    """Return the token in `text`; without one it comes from stdin, which a terminal hides."""
+    if text in ("-", None) and app.is_terminal(app.stdin):
         text = app.ask_secret("API token: ")
-    elif text == "-":
+    elif text in ("-", None):
         text = app.stdin.read(MAX_TOKEN_LETTERS + 2) if app.stdin else ""
     text = app.guard(text.strip())
     if is_token(text):
@@ -4705,32 +4708,31 @@ def read_token(app, text):
     )
 
 
-def login_with_token(cx, profile, storage, endpoint, token):
-    """Check a token with the server and store it; with --no-verify it is stored unchecked."""
-    login = Login(token=token, endpoint=endpoint)
-    if storage == "keyring":
-        prove_keychain(cx.settings, profile.name)
-    if cx.options.no_verify:
-        return record_login(cx, profile, storage, login, None)
-    return finish_login(cx, profile, storage, login)
-
-
 def finish_login(cx, profile, storage, login):
-    """Ask the server whose login this is, then store it; OAuth logins are stored in any case."""
+    """Ask the server whose login this is, then store it.
+
+    A token may be stored unchecked with --no-verify; one from OAuth is stored in any case.
+    """
+    from_oauth, user = login.issuer is not None, None
     credential = Credential(login.token, "login", "Token just given", None, login)
     try:
-        user = Api(cx.settings, cx.http, credential).whoami()
+        if from_oauth or not cx.options.no_verify:
+            user = Api(cx.settings, cx.http, credential).whoami()
     except AuthError:
         raise
     except PodError as error:
-        from_oauth = login.issuer is not None
         if not from_oauth and not isinstance(error, (PermissionDenied, NotFound)):
             error.message = "Could not verify the token: %s" % error.message
             error.hint = "Store it unchecked: podstack auth login --token T --no-verify"
             raise
         cx.app.warn("the token could not be verified: %s" % error.message)
-        user = None
-    return record_login(cx, profile, storage, login, user)
+    record_login(cx, profile, storage, login, user)
+
+
+def token_facts(user):
+    """Return what the answer to `whoami` says about the token."""
+    token = user.get("token")
+    return token if isinstance(token, dict) else {}
 
 
 def record_login(cx, profile, storage, login, user):
@@ -4738,9 +4740,8 @@ def record_login(cx, profile, storage, login, user):
     app, settings = cx.app, cx.settings
     earlier, was_signed_in = profile.get("email"), profile.holds_login
     if user:
-        token = user.get("token") if isinstance(user.get("token"), dict) else {}
         login.email = user["email"] if isinstance(user.get("email"), str) else None
-        stated = token.get("expires_at")
+        stated = token_facts(user).get("expires_at")
         if login.expires is None and time_or_none(stated) is not None:
             login.expires = stated
     with cx.config.lock, HeldInterrupts():  # waiting for the lock may be interrupted
@@ -4748,8 +4749,8 @@ def record_login(cx, profile, storage, login, user):
     place = "the keyring" if storage == "keyring" else settings.path
     who = login.email or (user and user.get("account_id"))
     if was_signed_in:
-        app.say("Replaced the login of %s" % (printable(earlier) if earlier else "this profile"))
-    app.say("Signed in %s" % ("as " + printable(who) if who else "(the token was not verified)"))
+        app.say("Replaced the login of %s" % (earlier or "this profile"))
+    app.say("Signed in %s" % ("as %s" % who if who else "(the token was not verified)"))
     app.say("Profile '%s': token stored in %s" % (profile.name, place))
     if app.env("PODSTACK_API_TOKEN"):
         app.say("PODSTACK_API_TOKEN is set and overrides this login: unset it to use the login")
@@ -4760,10 +4761,8 @@ def record_login(cx, profile, storage, login, user):
 @command(
     "auth status",
     "Show who you are signed in as",
-    examples=(
-        ("podstack auth status", "who, which account, until when"),
-        ("podstack auth status -o json", "for a script"),
-    ),
+    ("podstack auth status", "who, which account, until when"),
+    ("podstack auth status -o json", "for a script"),
 )
 def auth_status(cx, args):
     """Check the token with the server and show whose it is and when it expires."""
@@ -4775,38 +4774,29 @@ def auth_status(cx, args):
         reason = redact(error.message, cx.app.secrets)
         print_fixed(cx, {"authenticated": False, "reason": reason})
         raise
-    token = user.get("token") if isinstance(user.get("token"), dict) else {}
-    print_fixed(
-        cx,
-        status_facts(cx, user, token),
-        "Authenticated as: %s" % (user.get("email") or "-"),
-        "Account ID: %s" % (user.get("account_id") or "-"),
-        "Token expires: %s" % format_date(token.get("expires_at"), "never"),
-    )
-    if cx.api.credential.kind == "environment":
-        cx.app.say("The token is from PODSTACK_API_TOKEN")
-
-
-def status_facts(cx, user, token):
-    credential = cx.api.credential
-    profile = credential.profile or cx.settings.profile()
-    return {
+    token, credential = token_facts(user), cx.api.credential
+    facts = {
         "authenticated": True,
         "email": user.get("email"),
         "account_id": user.get("account_id"),
         "expires_at": token.get("expires_at"),
-        "profile": profile.name,
+        "profile": (credential.profile or cx.settings.profile()).name,
         "endpoint": cx.settings.get("endpoint"),
         "token_source": credential.kind,
         "token_type": token.get("type"),
     }
+    print_fixed(
+        cx,
+        facts,
+        "Authenticated as: %s" % (user.get("email") or "-"),
+        "Account ID: %s" % (user.get("account_id") or "-"),
+        "Token expires: %s" % format_date(token.get("expires_at"), "never"),
+    )
+    if credential.kind == "environment":
+        cx.app.say("The token is from PODSTACK_API_TOKEN")
 
 
-@command(
-    "auth whoami",
-    "Print your e-mail address",
-    examples=(("podstack auth whoami", "the address alone"),),
-)
+@command("auth whoami", "Print your e-mail address", ("podstack auth whoami", "the address alone"))
 def auth_whoami(cx, args):
     """Print the e-mail address that the token belongs to."""
     user = cx.api.whoami()
@@ -4818,31 +4808,29 @@ def auth_whoami(cx, args):
 @command(
     "auth token-info",
     "Show what the token is and may do",
-    examples=(("podstack auth token-info", "type, scopes, expiry; never the token"),),
+    ("podstack auth token-info", "type, scopes, expiry; never the token"),
 )
 def auth_token_info(cx, args):
     """Show the token's type, name, scopes, age and expiry; never the token itself."""
-    token = cx.api.token()
-    source = cx.api.credential.kind
-    scopes = token.get("scopes")
+    token, credential = cx.api.token(), cx.api.credential
     prefix = token.get("prefix")
     lines = [
         ("Type", field("type")(token)),
         ("Name", field("name")(token)),
-        ("Token", "%s****" % prefix if prefix else mask(cx.api.credential.token)),
-        ("Scopes", ", ".join(map(str, scopes)) if isinstance(scopes, list) and scopes else "-"),
+        ("Token", "%s****" % prefix if prefix else mask(credential.token)),
+        ("Scopes", ", ".join(text for _, text in flat_fields(token.get("scopes"))) or "-"),
         ("Created", format_date(token.get("created_at"))),
         ("Last used", format_date(token.get("last_used_at"), "never")),
         ("Expires", expiry_words(token.get("expires_at"), cx.app.now())),
-        ("Source", cx.api.credential.origin.replace("Token from ", "")),
+        ("Source", credential.origin.replace("Token from ", "")),
     ]
-    print_object(cx, dict(token, token_source=source), lines)
+    print_object(cx, dict(token, token_source=credential.kind), lines)
 
 
 @command(
     "auth token",
     "Print the token, for scripts",
-    examples=(('curl -H "Authorization: Bearer $(podstack auth token)" ...', "in a script"),),
+    ('curl -H "Authorization: Bearer $(podstack auth token)" ...', "in a script"),
 )
 def auth_token(cx, args):
     """Print the effective token alone, refreshed first when it is due."""
@@ -4854,9 +4842,7 @@ def auth_token(cx, args):
 
 
 @command(
-    "auth refresh",
-    "Renew the stored login",
-    examples=(("podstack auth refresh", "a new access token, now"),),
+    "auth refresh", "Renew the stored login", ("podstack auth refresh", "a new access token, now")
 )
 def auth_refresh(cx, args):
     """Exchange the stored refresh token for a new login."""
@@ -4866,11 +4852,8 @@ def auth_refresh(cx, args):
     if stored is None and not profile.get("token_command"):
         raise NoLogin()
     if stored is None or not stored.login.refresh_token:
-        raise PodError(
-            "This token cannot be refreshed",
-            "Generate a new token in the dashboard (%s), or run: podstack auth login"
-            % DASHBOARD_TOKENS,
-        )
+        hint = "Generate a new token in the dashboard (%s), or run: podstack auth login"
+        raise PodError("This token cannot be refreshed", hint % DASHBOARD_TOKENS)
     login = renew_login(cx.settings, cx.http, stored).login
     cx.app.say("Token refreshed")
     cx.app.out("Token expires: %s" % format_date(login.expires, "never"))
@@ -4879,7 +4862,7 @@ def auth_refresh(cx, args):
 @command(
     "auth revoke",
     "End the token at the server",
-    examples=(("podstack auth revoke --yes", "then sign in again"),),
+    ("podstack auth revoke --yes", "then sign in again"),
 )
 def auth_revoke(cx, args):
     """End the effective token at the server, then forget it here."""
@@ -4901,12 +4884,12 @@ def revoke_credential(cx, credential, endpoint):
     if login and (login.issuer or login.refresh_token):
         server = server_of_login(cx.http, login, endpoint)
         revoke_oauth(cx.http, server, login)
-        return cx.app.say("Token revoked")
-    try:
-        Api(cx.settings, cx.http, credential, endpoint).revoke_token()
-        cx.app.say("Token revoked")
-    except AuthError:
-        cx.app.say("The token was dead already")
+    else:
+        try:
+            Api(cx.settings, cx.http, credential, endpoint).revoke_token()
+        except AuthError:
+            return cx.app.say("The token was dead already")
+    cx.app.say("Token revoked")
 
 
 @command(
@@ -4914,10 +4897,8 @@ def revoke_credential(cx, credential, endpoint):
     "Forget the stored login",
     flag("--all", "of every profile"),
     flag("--revoke", "end it at the server first"),
-    examples=(
-        ("podstack auth logout", "project and settings stay"),
-        ("podstack auth logout --all --revoke", "leave nothing valid behind"),
-    ),
+    ("podstack auth logout", "project and settings stay"),
+    ("podstack auth logout --all --revoke", "leave nothing valid behind"),
 )
 def auth_logout(cx, args):
     """Remove the stored login from the config file and the keychain."""
@@ -4930,8 +4911,8 @@ def auth_logout(cx, args):
             if args.revoke:
                 revoke_stored(cx, config.profile(name))
             gone = forget_login(settings, name)
-            app.say("Logged out of profile '%s'" % name if gone else
-                    "Profile '%s' was not signed in" % name)  # fmt: skip
+            told = "Logged out of profile '%s'" if gone else "Profile '%s' was not signed in"
+            app.say(told % name)
         except PodError as error:
             if not args.all and not args.revoke:
                 raise
@@ -4949,38 +4930,21 @@ def auth_logout(cx, args):
 def revoke_stored(cx, profile):
     """End a profile's stored login at the endpoint that it belongs to."""
     login = load_login(cx.settings, profile)
-    if login is None:
-        return
-    endpoint = token_endpoint(cx.settings, profile, login)
-    revoke_credential(cx, Credential(login.token, "file", "", profile, login), endpoint)
+    if login:
+        endpoint = token_endpoint(cx.settings, profile, login)
+        revoke_credential(cx, Credential(login.token, "file", "", profile, login), endpoint)
 
 
 @command(
     "auth list",
     "List the profiles and their logins",
-    examples=(("podstack auth list", "from the config file alone"),),
+    ("podstack auth list", "from the config file alone"),
 )
 def auth_list(cx, args):
     """List every profile: who, project, endpoint, where the login is kept, until when."""
     config = cx.config.require()
-    active = cx.settings.get("profile")
-    rows = []
-    for name in config.profile_names():
-        profile = config.profile(name)
-        kept = "keyring" if profile.in_keychain else "file" if profile.get("token") else None
-        kept = "command" if profile.get("token_command") else kept
-        login = Login(endpoint=profile.get("endpoint"))
-        rows.append(
-            {
-                "name": name,
-                "active": name == active,
-                "email": profile.get("email"),
-                "project": profile.get("project"),
-                "endpoint": token_endpoint(cx.settings, profile, login),
-                "storage": kept,
-                "expires_at": profile.get("expires"),
-            }
-        )
+    profiles = [config.profile(name) for name in config.profile_names()]
+    rows = [profile_facts(cx.settings, profile) for profile in profiles]
     columns = (
         ("NAME", field("name")),
         ("ACTIVE", lambda row: "*" if row["active"] else ""),
@@ -4993,6 +4957,20 @@ def auth_list(cx, args):
     print_rows(cx, [rows], columns)
 
 
+def profile_facts(settings, profile):
+    kept = "keyring" if profile.in_keychain else "file" if profile.get("token") else None
+    login = Login(endpoint=profile.get("endpoint"))
+    return {
+        "name": profile.name,
+        "active": profile.name == settings.get("profile"),
+        "email": profile.get("email"),
+        "project": profile.get("project"),
+        "endpoint": token_endpoint(settings, profile, login),
+        "storage": "command" if profile.get("token_command") else kept,
+        "expires_at": profile.get("expires"),
+    }
+
+
 # -- auth doctor
 
 
@@ -5003,33 +4981,42 @@ class Findings:
         self.app, self.rows = app, []
 
     def add(self, check, status, detail, fix=None):
-        detail = printable(redact(detail, self.app.secrets))
-        row = {"check": check, "status": status, "detail": detail, "fix": fix}
-        self.rows.append(row)
+        detail = redact(detail, self.app.secrets)
+        self.rows.append({"check": check, "status": status, "detail": detail, "fix": fix})
 
     def ok(self, check, detail):
         self.add(check, "ok", detail)
 
-    def failed(self, check, error, fix=None):
-        """Add a failure with the error's own remedy, or `fix` where it knows none but this."""
-        own = error.hint if error.hint != DOCTOR_HINT else None
-        self.add(check, "fail", error.message, own or fix)
+    def passes(self, check, act, *words, fix=None):
+        """Run a check; a failure is added with its own remedy, or `fix` where it knows none."""
+        try:
+            act(*words, self)
+            return True
+        except PodError as error:
+            own = error.hint if error.hint != DOCTOR_HINT else None
+            self.add(check, "fail", error.message, own or fix)
+            return False
 
 
 @command(
     "auth doctor",
     "Find out what keeps you from signing in",
-    examples=(("podstack auth doctor", "each line ok, warn or fail, with its remedy"),),
+    ("podstack auth doctor", "each line ok, warn or fail, with its remedy"),
 )
 def auth_doctor(cx, args):
     """Check config file, keychain, endpoint and token; show where values come from."""
     findings = Findings(cx.app)
-    usable = check_config(cx, findings) and check_values(cx, findings)
-    readable = usable and check_keychain(cx, findings)
     from_environment = cx.app.env("PODSTACK_API_TOKEN") is not None
-    reachable = (usable or from_environment) and check_endpoint(cx, findings)
+    usable = findings.passes("file", check_config, cx)
+    usable = usable and findings.passes("profile", check_values, cx)
+    readable = usable and (
+        findings.passes("keyring", check_keychain, cx) or not cx.settings.profile().in_keychain
+    )
+    reachable = (usable or from_environment) and findings.passes(
+        "network", check_endpoint, cx, fix="Correct the endpoint's address"
+    )
     if reachable and (readable or from_environment):
-        check_credential(cx, findings)
+        findings.passes("token", check_credential, cx)
     lines = []
     for row in findings.rows:
         lines.append("%-4s  %-9s  %s" % (row["status"], row["check"], row["detail"]))
@@ -5040,16 +5027,11 @@ def auth_doctor(cx, args):
 
 
 def check_config(cx, findings):
-    """Add the config file's findings; False where it cannot be used."""
-    try:
-        path = cx.settings.path
-        config = cx.config.require()
-        for name in config.profile_names():
-            for field in PROFILE_FIELDS:
-                config.profile(name).get(field)
-    except PodError as error:
-        findings.failed("file", error)
-        return False
+    """Add the config file's findings; raises PodError where it cannot be used."""
+    path, config = cx.settings.path, cx.config.require()
+    for name in config.profile_names():
+        for field in PROFILE_FIELDS:
+            config.profile(name).get(field)
     if config.stat is None:
         findings.ok("file", "%s does not exist yet" % path)
     elif config.is_open_to_others and "token" in config.text:
@@ -5058,8 +5040,7 @@ def check_config(cx, findings):
         mode = stat.S_IMODE(config.stat.st_mode)
         findings.ok("file", "%s (mode %03o, uid %d)" % (path, mode, config.stat.st_uid))
     if os.path.isdir(os.path.dirname(os.path.realpath(path))):
-        check_lock(config.lock, findings)
-    return True
+        findings.passes("lock", check_lock, config.lock)
 
 
 def check_lock(lock, findings):
@@ -5068,79 +5049,62 @@ def check_lock(lock, findings):
     lock.seconds = 2
     try:
         with lock:
-            held = lock.held
-        spent = (time.monotonic() - started) * 1000
-        if held:
-            findings.ok("lock", "%.0f ms" % spent)
-        else:
-            fix = "Set PODSTACK_CONFIG to a path that can be written, on a local disk"
-            findings.add("lock", "warn", "there can be none beside the file", fix)
-    except PodError as error:
-        findings.failed("lock", error)
+            held, spent = lock.held, milliseconds_since(started)
     finally:
         lock.seconds = patience
+    if held:
+        findings.ok("lock", spent)
+    else:
+        fix = "Set PODSTACK_CONFIG to a path that can be written, on a local disk"
+        findings.add("lock", "warn", "there can be none beside the file", fix)
+
+
+def milliseconds_since(started):
+    return "%.0f ms" % ((time.monotonic() - started) * 1000)
 
 
 def check_values(cx, findings):
-    """Add where each value comes from, and what it shadows; False without a profile."""
-    try:
-        cx.settings.profile()
-    except PodError as error:
-        findings.failed("profile", error)
-        return False
+    """Add where each value comes from, and what it shadows; raises PodError without a profile."""
+    cx.settings.profile()
     for name in SETTINGS:
-        try:
-            found = list(cx.settings.candidates(name))
-        except PodError as error:
-            findings.failed(name, error, "Correct it where it is set")
-            continue
-        if not found:
-            continue
+        findings.passes(name, check_value, cx, name, fix="Correct it where it is set")
+
+
+def check_value(cx, name, findings):
+    found = list(cx.settings.candidates(name))
+    if found:
         shadowed = [value.origin for value in found[1:] if value.kind != "default"]
-        detail = "%s (%s)" % (found[0].text, found[0].origin)
-        if shadowed:
-            detail += ", shadows %s" % ", ".join(shadowed)
-        findings.ok(name, detail)
-    return True
+        more = ", shadows %s" % ", ".join(shadowed) if shadowed else ""
+        findings.ok(name, "%s (%s)%s" % (found[0].text, found[0].origin, more))
 
 
 def check_keychain(cx, findings):
-    """Add whether the keychain answers, where it is in use; False where it keeps the token back."""
+    """Add whether the keychain answers, where it is in use."""
     profile = cx.settings.profile()
-    try:
-        if profile.in_keychain or cx.settings.get("storage") == "keyring":
-            started = time.monotonic()
-            open_keychain(cx.app).read(keychain_account(cx.settings, profile.name))
-            findings.ok("keyring", "%.0f ms" % ((time.monotonic() - started) * 1000))
-        return True
-    except PodError as error:
-        findings.failed("keyring", error)
-        return not profile.in_keychain
+    if profile.in_keychain or cx.settings.get("storage") == "keyring":
+        started = time.monotonic()
+        open_keychain(cx.app).read(keychain_account(cx.settings, profile.name))
+        findings.ok("keyring", milliseconds_since(started))
 
 
 def check_endpoint(cx, findings):
     """Add whether the endpoint answers, over what, and whether the clocks agree."""
-    fix = "Correct the endpoint's address"
+    url = parse_url(cx.settings.get("endpoint"))
+    started = time.monotonic()
     try:
-        url = parse_url(cx.settings.get("endpoint"))
-        fix = "Try it with: curl -v %s" % url.origin
         proxy = cx.http.proxy_for(url)
-        started = time.monotonic()
         document = well_known(url, "oauth-protected-resource")
         answer = check_service(cx.http.request("GET", document, retries=0))
     except TransportFailure as error:
-        findings.add("network", "fail", error.reason, "Correct HTTPS_PROXY")
-        return False
-    except PodError as error:
-        findings.failed("network", error, fix)
-        return False
-    spent = (time.monotonic() - started) * 1000
-    trust = cx.settings.get("ca_bundle") or "the system's certificates"
+        raise PodError(error.reason, "Correct HTTPS_PROXY")
+    except Unreachable as error:
+        error.hint = error.hint.replace(DOCTOR_HINT, "Try it with: curl -v %s" % url.origin)
+        raise
     detail = "%s %s" % (url.origin, "through %s" % proxy if proxy else "directly")
-    detail += ", trusting %s" % trust if url.scheme == "https" else ""
-    findings.ok("network", "%s, %.0f ms" % (detail, spent))
+    if url.scheme == "https":
+        detail += ", trusting %s" % (cx.settings.get("ca_bundle") or "the system's certificates")
+    findings.ok("network", "%s, %s" % (detail, milliseconds_since(started)))
     check_clock(cx, findings, answer)
-    return True
 
 
 def check_clock(cx, findings, answer):
@@ -5160,22 +5124,16 @@ def check_clock(cx, findings, answer):
 
 def check_credential(cx, findings):
     """Add where the token comes from, and whether it serves and until when."""
-    try:
-        token = cx.api.token()
-        credential = cx.api.credential
-        detail = "%s, created %s, expires %s" % (
-            credential.origin.replace("Token from ", "from "),
-            format_date(token.get("created_at")),
-            expiry_words(token.get("expires_at"), cx.app.now()),
-        )
-        profile = cx.settings.profile()
-        if credential.kind == "environment" and (
-            profile.holds_login or profile.get("token_command")
-        ):
-            detail += ", shadows the one of profile '%s'" % profile.name
-        findings.ok("token", detail)
-    except PodError as error:
-        findings.failed("token", error)
+    token, credential, profile = cx.api.token(), cx.api.credential, cx.settings.profile()
+    detail = "%s, created %s, expires %s" % (
+        credential.origin.replace("Token from ", "from "),
+        format_date(token.get("created_at")),
+        expiry_words(token.get("expires_at"), cx.app.now()),
+    )
+    has_own = profile.holds_login or profile.get("token_command")
+    if credential.kind == "environment" and has_own:
+        detail += ", shadows the one of profile '%s'" % profile.name
+    findings.ok("token", detail)
 
 
 # -- config
@@ -5224,18 +5182,24 @@ class Key:
         return [(self.path(config, active), value)]
 
 
-def accept(what, text, read):
-    """Return what `read` makes of a typed text; raises UsageError."""
+def usage_error(words, message):
+    """Return the UsageError that points to the help of some command words."""
+    return UsageError(message, "See: %s --help" % " ".join(("podstack",) + tuple(words)))
+
+
+def accept(what, text, read, words=None):
+    """Return what `read` makes of a text typed to the command `words`; raises UsageError."""
     try:
         return read(text)
     except ValueError as error:
-        raise not_accepted(what, error, text)
+        failure = not_accepted(what, error, text)
+        raise failure if words is None else usage_error(words, failure.message)
 
 
 @command(
     "config show",
     "Show the config file, tokens masked",
-    examples=(("podstack config show", "what the file says"),),
+    ("podstack config show", "what the file says"),
 )
 def config_show(cx, args):
     """Show the whole config file with its tokens masked."""
@@ -5259,7 +5223,7 @@ def masked(value, name=None):
     "config get",
     "Print the effective value of a key",
     KEY,
-    examples=(("podstack config get defaults.project", "the value in effect"),),
+    ("podstack config get defaults.project", "the value in effect"),
 )
 def config_get(cx, args):
     """Print a key's effective value, wherever it is from; exit 6 when there is none."""
@@ -5282,10 +5246,8 @@ def config_get(cx, args):
     "Set a key in the config file",
     KEY,
     Operand("VALUE", "its value"),
-    examples=(
-        ("podstack config set defaults.output json", "for every command"),
-        ("podstack config set profiles.work.project work-project", "for one profile"),
-    ),
+    ("podstack config set defaults.output json", "for every command"),
+    ("podstack config set profiles.work.project work-project", "for one profile"),
 )
 def config_set(cx, args):
     """Set a key; a profile that it names is created."""
@@ -5312,7 +5274,7 @@ def say_overridden(cx, setting):
     "config unset",
     "Remove a key from the config file",
     KEY,
-    examples=(("podstack config unset defaults.project", "back to the default"),),
+    ("podstack config unset defaults.project", "back to the default"),
 )
 def config_unset(cx, args):
     """Remove a key; no error where it is not set."""
@@ -5324,7 +5286,7 @@ def config_unset(cx, args):
 @command(
     "config reset",
     "Remove every setting, keep the logins",
-    examples=(("podstack config reset --yes", "without a question"),),
+    ("podstack config reset --yes", "without a question"),
 )
 def config_reset(cx, args):
     """Remove all settings of the config file; logins stay."""
@@ -5353,7 +5315,7 @@ def reset_plan(config):
 @command(
     "config path",
     "Print the config file's path",
-    examples=(("cat $(podstack config path)", "look at the file"),),
+    ("cat $(podstack config path)", "look at the file"),
 )
 def config_path(cx, args):
     """Print where the config file is, or would be."""
@@ -5364,7 +5326,7 @@ def config_path(cx, args):
     "config set-profile",
     "Choose the profile to use from now on",
     Operand("PROFILE", "an existing profile", complete="profiles", dest="name"),
-    examples=(("podstack config set-profile work", "until you choose another"),),
+    ("podstack config set-profile work", "until you choose another"),
 )
 def config_set_profile(cx, args):
     """Make a profile the default one (podstack --profile NAME auth login creates one)."""
@@ -5384,7 +5346,7 @@ def switch_profile(cx, name):
 @command(
     "config get-profile",
     "Print the active profile's name",
-    examples=(("podstack config get-profile", "the name alone"),),
+    ("podstack config get-profile", "the name alone"),
 )
 def config_get_profile(cx, args):
     """Print the name of the profile in use."""
@@ -5396,7 +5358,7 @@ def config_get_profile(cx, args):
     "config delete-profile",
     "Delete a profile and its login",
     Operand("PROFILE", "a profile that is not in use", complete="profiles", dest="name"),
-    examples=(("podstack config delete-profile work", "asks first"),),
+    ("podstack config delete-profile work", "asks first"),
 )
 def config_delete_profile(cx, args):
     """Delete a profile, its login and its keychain item."""
@@ -5429,9 +5391,7 @@ PROJECT_COLUMNS = (
 
 
 @command(
-    "project list",
-    "List the projects",
-    examples=(("podstack project list", "the current one is marked"),),
+    "project list", "List the projects", ("podstack project list", "the current one is marked")
 )
 def project_list(cx, args):
     """List the projects that the token has access to; * marks the current one."""
@@ -5449,7 +5409,7 @@ def project_list(cx, args):
     "Choose the project to work in",
     Operand("PROJECT", "its name or id", complete="projects", dest="name"),
     flag("--no-verify", "do not check that it exists"),
-    examples=(("podstack project use my-project", "from now on"),),
+    ("podstack project use my-project", "from now on"),
 )
 def project_use(cx, args):
     """Store the project in the active profile."""
@@ -5469,7 +5429,7 @@ def store_project(cx, word):
 @command(
     "project current",
     "Print the project in use",
-    examples=(("podstack project current", "the name alone; exit 6 when there is none"),),
+    ("podstack project current", "the name alone; exit 6 when there is none"),
 )
 def project_current(cx, args):
     """Print the current project."""
@@ -5485,7 +5445,7 @@ def project_current(cx, args):
     option("--name", "N", "the project's name", required=True),
     option("--desc", "D", "what it is for"),
     flag("--use", "and work in it from now on"),
-    examples=(("podstack project create --name my-project --use", "create it and use it"),),
+    ("podstack project create --name my-project --use", "create it and use it"),
 )
 def project_create(cx, args):
     """Create a project."""
@@ -6449,10 +6409,8 @@ def fetch_installer(cx, origin):
     "update",
     "Update podstack itself",
     flag("--check", "only tell whether there is another version"),
-    examples=(
-        ("podstack update", "install the newest version in place of this one"),
-        ("podstack update --check", "only tell whether there is one"),
-    ),
+    ("podstack update", "install the newest version in place of this one"),
+    ("podstack update --check", "only tell whether there is one"),
 )
 def update(cx, args):
     """Install the newest version in this one's place; this one stays if that fails."""
@@ -6481,12 +6439,6 @@ def update(cx, args):
 # Turns words into one handler's options by the table of commands, and every failure into its lines
 # and code. Completion and help are read off the same table. It holds the only ladder of `except`.
 
-TOPICS = {
-    "environment": "the PODSTACK_* variables",
-    "exit-codes": "what each exit code means",
-    "config": "the config file, profiles, and which value wins",
-    "formatting": "-o json, -o yaml, --quiet",
-}
 HEEDED = "Heeded, too: NO_COLOR, SSL_CERT_FILE, HTTPS_PROXY, ALL_PROXY, NO_PROXY, BROWSER"
 CONFIG_TOPIC = """\
 The config file is ~/.podstack/config.yaml (podstack config path), YAML, 0600:
@@ -6558,11 +6510,6 @@ def unknown_command(words, topics=()):
     return usage_error([], "Unknown command '%s'%s" % (words[0], guess))
 
 
-def usage_error(words, message):
-    """Return the UsageError that points to the help of some command words."""
-    return UsageError(message, "See: %s --help" % " ".join(["podstack"] + list(words)))
-
-
 def unknown_option(words, name, known):
     return usage_error(words, "Unknown option '%s'%s" % (name, did_you_mean(name, known)))
 
@@ -6581,86 +6528,74 @@ def find_command(words):
 
 def columns_of(pairs):
     """Return help lines of (left, right) pairs, aligned and within 80 columns."""
-    width = max(len(left) for left, _ in pairs)
-    width = min(width, 26)
+    width = min(max(len(str(left)) for left, _ in pairs), 26)
     lines = []
     for left, right in pairs:
-        if len(left) > width:
-            lines.append("  " + left)
+        if len(str(left)) > width:
+            lines.append("  %s" % left)
             left = ""
-        lines.append("  %s  %s" % (left.ljust(width), right))
+        lines.append("  %s  %s" % (str(left).ljust(width), right))
     return lines
 
 
-def argument_label(argument):
-    names = ", ".join(argument.names)
-    return names if argument.metavar is None else "%s %s" % (names, argument.metavar)
+TOPICS = {
+    "environment": "\n".join(columns_of(ENVIRONMENT) + ["", HEEDED]) + "\n",
+    "exit-codes": "\n".join("%5d  %s" % pair for pair in EXIT_CODES) + "\n",
+    "config": CONFIG_TOPIC,
+    "formatting": FORMATTING_TOPIC,
+}
 
 
-def operand_label(operand):
-    forms = {"1": "%s", "+": "%s...", "*": "[%s...]", "--": "-- %s..."}
-    return forms[operand.count] % operand.name
+def help_page(usage, about, examples, tables, end):
+    """Return a page of help; `tables` are (title, pairs), and one without pairs is left out."""
+    lines = ["usage: podstack " + usage, "", about, "", "examples:"]
+    for example in examples:
+        lines.append("  %s\n      %s" % example)
+    for title, pairs in tables:
+        if pairs:
+            lines += ["", title + ":"] + columns_of(pairs)
+    return "\n".join(lines + ["", end]) + "\n"
 
 
-def example_lines(examples):
-    lines = ["", "examples:"]
-    for typed, meaning in examples:
-        lines.append("  %s" % typed)
-        lines.append("      %s" % meaning)
-    return lines
+def with_help(parts):
+    return [(part, part.help) for part in parts]
 
 
 def help_command(found):
     """Return the help text of one command."""
-    needed = [argument_label(argument) for argument in found.arguments if argument.required]
-    usage = list(found.words) + needed + ["[options]"] + [operand_label(o) for o in found.operands]
-    lines = ["usage: podstack %s" % " ".join(usage), ""]
-    lines += [line.strip() for line in found.handler.__doc__.strip().splitlines()]
-    lines += example_lines(found.examples)
-    if found.operands:
-        pairs = [(operand.name, operand.help) for operand in found.operands]
-        lines += ["", "arguments:"] + columns_of(pairs)
-    if found.arguments:
-        pairs = [(argument_label(argument), argument.help) for argument in found.arguments]
-        lines += ["", "options:"] + columns_of(pairs)
-    names = [argument.names[0] for argument in GLOBAL_OPTIONS]
-    lines += ["", "everywhere: %s" % " ".join(names), "(see podstack --help)"]
-    return "\n".join(lines) + "\n"
+    needed = [argument for argument in found.arguments if argument.required]
+    usage = list(found.words) + needed + ["[options]"] + found.operands
+    about = "\n".join(line.strip() for line in found.handler.__doc__.strip().splitlines())
+    operands = [(operand.name, operand.help) for operand in found.operands]
+    tables = [("arguments", operands), ("options", with_help(found.arguments))]
+    everywhere = " ".join(argument.names[0] for argument in GLOBAL_OPTIONS)
+    end = "everywhere: %s\n(see podstack --help)" % everywhere
+    return help_page(" ".join(map(str, usage)), about, found.examples, tables, end)
 
 
 def help_group(group):
     """Return the help text of a group of commands."""
     members = [found for words, found in COMMANDS.items() if words[0] == group]
-    lines = ["usage: podstack %s COMMAND [options]" % group, "", dict(GROUPS)[group] + "."]
-    lines += example_lines([found.examples[0] for found in members[:2]])
-    pairs = [(" ".join(found.words[1:]), found.help) for found in members]
-    lines += ["", "commands:"] + columns_of(pairs)
-    lines += ["", "podstack %s COMMAND --help shows a command's options." % group]
-    return "\n".join(lines) + "\n"
+    examples = [found.examples[0] for found in members[:2]]
+    tables = [("commands", [(found.words[1], found.help) for found in members])]
+    end = "podstack %s COMMAND --help shows a command's options." % group
+    return help_page(group + " COMMAND [options]", dict(GROUPS)[group] + ".", examples, tables, end)
 
 
 def help_root():
     """Return the help text of the whole program."""
-    lines = ["usage: podstack [options] COMMAND [options]", ""]
-    lines.append("Sign in to the Podstack GPU cloud and work there.")
-    lines += example_lines([
+    examples = (
         ("podstack auth login", "sign in, in the browser"),
         ("podstack pod create --name my-pod --image myimage:latest", "then create a pod"),
-    ])  # fmt: skip
+    )
     single = [(words[0], found.help) for words, found in COMMANDS.items() if len(words) == 1]
-    lines += ["", "commands:"] + columns_of(list(GROUPS) + single)
-    pairs = [(argument_label(argument), argument.help) for argument in GLOBAL_OPTIONS]
-    lines += ["", "options, before or after the command:"] + columns_of(pairs)
-    lines += ["", "topics: podstack help %s" % "|".join(TOPICS)]
-    return "\n".join(lines) + "\n"
-
-
-def help_topic(topic):
-    if topic == "environment":
-        return "\n".join(columns_of(ENVIRONMENT) + ["", HEEDED]) + "\n"
-    if topic == "exit-codes":
-        return "\n".join("%5d  %s" % pair for pair in EXIT_CODES) + "\n"
-    return CONFIG_TOPIC if topic == "config" else FORMATTING_TOPIC
+    tables = [
+        ("commands", list(GROUPS) + single),
+        ("options, before or after the command", with_help(GLOBAL_OPTIONS)),
+    ]
+    about = "Sign in to the Podstack GPU cloud and work there."
+    end = "topics: podstack help " + "|".join(TOPICS)
+    return help_page("[options] COMMAND [options]", about, examples, tables, end)
 
 
 def help_text(words, topics=()):
@@ -6668,7 +6603,7 @@ def help_text(words, topics=()):
     if not words:
         return help_root()
     if len(words) == 1 and words[0] in topics:
-        return help_topic(words[0])
+        return topics[words[0]]
     found, _ = find_command(words)
     if found:
         return help_command(found)
@@ -6681,21 +6616,15 @@ def help_text(words, topics=()):
     "help",
     "Show help for a command or a topic",
     Operand("COMMAND", "command words, or a topic", "*", "commands"),
-    examples=(
-        ("podstack help pod create", "as podstack pod create --help"),
-        ("podstack help exit-codes", "one of the topics"),
-    ),
+    ("podstack help pod create", "as podstack pod create --help"),
+    ("podstack help exit-codes", "one of the topics"),
 )
 def show_help(cx, args):
     """Show help for a command, or one of the topics."""
     cx.app.write(help_text(args.command, TOPICS))
 
 
-@command(
-    "version",
-    "Show the version and what runs it",
-    examples=(("podstack version", "for a bug report"),),
-)
+@command("version", "Show the version and what runs it", ("podstack version", "for a bug report"))
 def show_version(cx, args):
     """Show the version, the Python that runs it and where it is installed."""
     python = "%d.%d.%d" % sys.version_info[:3]
@@ -6707,6 +6636,10 @@ def show_version(cx, args):
 # -- the command line
 
 
+def by_name(arguments):
+    return {name: argument for argument in arguments for name in argument.names}
+
+
 class Line:
     """A command line taken apart: `words`, `options` as (name, text or None), `tail` after --.
 
@@ -6715,15 +6648,11 @@ class Line:
 
     def __init__(self, argv):
         cut = argv.index("--") if "--" in argv else len(argv)
-        self.tail = argv[cut + 1 :] if cut < len(argv) else None
-        self.words, self.options, self.rest = [], [], argv[:cut]
+        self.words, self.options, self.rest, self.tail = [], [], argv[:cut], argv[cut + 1 :]
         self.lacks_value = False
-        everything = [argument for found in COMMANDS.values() for argument in found.arguments]
-        self.takes_value = {
-            name: argument.metavar is not None
-            for argument in everything + list(GLOBAL_OPTIONS)
-            for name in argument.names
-        }
+        groups = [found.arguments for found in COMMANDS.values()] + [GLOBAL_OPTIONS]
+        named = by_name(argument for group in groups for argument in group)
+        self.takes_value = {name: bool(argument.metavar) for name, argument in named.items()}
         while self.rest:
             word = self.rest.pop(0)
             if word.startswith("--"):
@@ -6765,28 +6694,15 @@ class Line:
 def build_parser(words, arguments):
     """Return the argparse parser for the options of one command, and of no other."""
     import argparse
+    import functools
 
-    class Parser(argparse.ArgumentParser):
-        def error(self, message):
-            raise usage_error(words, message[:1].upper() + message[1:])
-
-    def reader_of(argument):
-        def read(text):
-            try:
-                return argument.read(text)
-            except ValueError as error:
-                raise usage_error(words, not_accepted(argument.names[-1], error, text).message)
-
-        return read
-
-    parser = Parser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for argument in arguments:
         how = {"action": "store_true"}
-        if argument.metavar is not None:
-            how = {"action": "append" if argument.repeats else "store", "type": reader_of(argument)}
-        parser.add_argument(
-            *argument.names, dest=argument.dest, default=argument.first_value, **how
-        )  # fmt: skip
+        if argument.metavar:
+            read = functools.partial(accept, argument.names[-1], read=argument.read, words=words)
+            how = {"action": "append" if argument.repeats else "store", "type": read}
+        parser.add_argument(*argument.names, dest=argument.dest, default=argument.default, **how)
     return parser
 
 
@@ -6797,40 +6713,37 @@ def read_options(words, arguments, given):
     abbreviations on 3.6, and a value that begins with a dash for an option.
     """
     arguments = list(GLOBAL_OPTIONS) + arguments
-    named = {name: argument for argument in arguments for name in argument.names}
-    argv = []
+    named, argv = by_name(arguments), []
     for name, text in given:
-        argument = named.get(name)
-        if argument is None:
+        if name not in named:
             raise unknown_option(words, name, named)
-        if (argument.metavar is None) != (text is None):
+        if bool(named[name].metavar) != (text is not None):
             problem = "takes no value" if text is not None else "needs a value"
             raise usage_error(words, "%s %s" % (name, problem))
-        argv.append(argument.names[-1] if text is None else argument.names[-1] + "=" + text)
-    values = {argument.dest: argument.first_value for argument in arguments}
+        argv.append(named[name].names[-1] + ("" if text is None else "=" + text))
+    values = {argument.dest: argument.default for argument in arguments}
     if argv:  # a line without options needs no parser: importing one costs a third of a start
         values = vars(build_parser(words, arguments).parse_args(argv))
     for argument in arguments:
         if argument.required and values[argument.dest] is None:
-            raise usage_error(words, "%s is missing" % argument_label(argument))
+            raise usage_error(words, "%s is missing" % argument)
     return values
 
 
 def read_operands(found, words, tail):
     """Return {dest: value} for a command's operands; raises UsageError."""
-    values, rest = {}, list(words)
-    behind = [operand for operand in found.operands if operand.count == "--"]
-    if tail and not behind:
-        rest += tail
+    behind = any(operand.count == "--" for operand in found.operands)
+    values, rest = {}, words if behind else words + tail
     for operand in found.operands:
         if operand.count == "--":
-            values[operand.dest] = list(tail or [])
+            value = tail
         elif operand.count in "+*":
-            values[operand.dest], rest = rest, []
+            value, rest = rest, []
         else:
-            values[operand.dest], rest = (rest[0], rest[1:]) if rest else (None, rest)
-        if operand.count in ("1", "+", "--") and values[operand.dest] in (None, []):
-            raise usage_error(found.words, "%s is missing" % operand_label(operand))
+            value, rest = (rest[0] if rest else None), rest[1:]
+        if operand.count != "*" and value in (None, []):
+            raise usage_error(found.words, "%s is missing" % operand)
+        values[operand.dest] = value
     if rest:
         more = ", and a command goes after --" if behind else ""
         raise usage_error(found.words, "Unexpected argument '%s'%s" % (rest[0], more))
@@ -6946,10 +6859,8 @@ Register-ArgumentCompleter -Native -CommandName podstack -ScriptBlock {
     "completion",
     "Print the completion script for a shell",
     Operand("SHELL", "bash, zsh, fish or powershell", complete="shells"),
-    examples=(
-        ("source <(podstack completion bash)", "in ~/.bashrc"),
-        ("podstack completion fish | source", "in config.fish"),
-    ),
+    ("source <(podstack completion bash)", "in ~/.bashrc"),
+    ("podstack completion fish | source", "in config.fish"),
 )
 def completion(cx, args):
     """Print a script that completes commands, options, profiles, projects and pods."""
@@ -6959,27 +6870,22 @@ def completion(cx, args):
     cx.app.write(COMPLETION_SCRIPTS[args.shell])
 
 
-def names_at_server(cx, kind, path, field):
+def names_at_server(cx, kind):
     """Return what the API lists; no login is renewed for that, and no token_command is run."""
     found = find_credential(cx.settings)
     api = Api(cx.settings, cx.http, Credential(found.token, "environment", found.origin))
-    pages = api.pages(kind, path, limit=PAGE_SIZE, in_project=kind == "pods")
-    return [row[field] for rows in pages for row in rows if isinstance(row.get(field), str)]
+    pages = api.pages(kind, "/" + kind, limit=PAGE_SIZE, in_project=kind == "pods")
+    names = [row.get("type" if kind == "gpus" else "name") for row in every_row(pages)]
+    return [name for name in names if isinstance(name, str)]
 
 
 def candidates_for(cx, kind):
     """Return the words of a kind: from the table, the config file, or the API."""
     if kind == "profiles":
         return cx.config.profile_names()
-    if kind in ("pods", "projects"):
-        return names_at_server(cx, kind, "/" + kind, "name")
-    if kind == "gpus":
-        return names_at_server(cx, kind, "/gpus", "type")
-    if kind == "keys":
-        return list(READABLE)
-    if kind == "shells":
-        return list(COMPLETION_SCRIPTS)
-    return []
+    if kind in ("pods", "projects", "gpus"):
+        return names_at_server(cx, kind)
+    return {"keys": READABLE, "shells": COMPLETION_SCRIPTS}.get(kind, ())
 
 
 def next_words(words):
@@ -7005,10 +6911,9 @@ def operand_candidates(cx, found, operands):
     """Return the candidates for the word that follows a command's `operands`."""
     if found.words == ("help",):
         return next_words(operands) + ([] if operands else list(TOPICS))
-    place = min(len(operands), len(found.operands) - 1)
-    if place < 0 or (place < len(operands) and found.operands[place].count not in "+*"):
-        return []
-    return candidates_for(cx, found.operands[place].complete)
+    repeated = [operand for operand in found.operands[-1:] if operand.count in "+*"]
+    wanted = found.operands[len(operands) :] or repeated
+    return candidates_for(cx, wanted[0].complete) if wanted else []
 
 
 def complete_words(app, typed):
@@ -7019,14 +6924,11 @@ def complete_words(app, typed):
     pending = before[-1] if before and before[-1].startswith("-") else None
     line = Line(before[:-1] if pending else before)
     found, operands = find_command(line.words)
-    arguments = list(GLOBAL_OPTIONS) + (found.arguments if found else [])
-    named = {name: argument for argument in arguments for name in argument.names}
-    cx = Context(app, Options({argument.dest: argument.first_value for argument in arguments}))
-    for name, value in line.options:
-        if name in named and named[name].metavar:
-            setattr(cx.options, named[name].dest, value)
-    wanted = named.get(pending)
-    if wanted and wanted.metavar is not None:
+    named = by_name(list(GLOBAL_OPTIONS) + (found.arguments if found else []))
+    values = {argument.dest: argument.default for argument in named.values()}
+    values.update((named[name].dest, text) for name, text in line.options if text and name in named)
+    cx, wanted = Context(app, Options(values)), named.get(pending)
+    if wanted and wanted.metavar:
         options = wanted.choices or candidates_for(cx, wanted.complete)
     elif start.startswith("-"):
         options = named
@@ -7047,8 +6949,9 @@ def print_completions(app, typed):
         except Exception as error:
             app.debug("no completion: %s" % error)
 
-    app.stderr, app.environ = None, dict(app.environ, PODSTACK_TIMEOUT="1")
-    app.environ["PODSTACK_TOKEN_COMMAND"] = "1"  # as if from one: it is not run
+    # As if from a token_command: none is run.
+    app.environ = dict(app.environ, PODSTACK_TIMEOUT="1", PODSTACK_TOKEN_COMMAND="1")
+    app.stderr = None
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
     worker.join(1)
@@ -7067,17 +6970,14 @@ def brief(app, text):
 
 
 def report(app, error):
-    """Write a failure's lines to stderr: the message, the hint, the details."""
+    """Write a failure's lines to stderr: the message, the hint, the details, the traceback."""
     app.complain(brief(app, error.message), label="Error: ")
-    app.complain(*[brief(app, line) for line in [error.hint] + error.details if line])
-
-
-def report_trace(app):
+    lines = [line for line in [error.hint] + error.details if line]
     if app.debugging:
         import traceback
 
-        trace = redact_names(redact(traceback.format_exc(), app.secrets))
-        app.complain(*[brief(app, line) for line in trace.splitlines()])
+        lines += redact_names(redact(traceback.format_exc(), app.secrets)).splitlines()
+    app.complain(*[brief(app, line) for line in lines])
 
 
 def as_pod_error(error):
@@ -7113,7 +7013,6 @@ def main(argv, app):
     except Exception as error:
         failure = as_pod_error(error)
         report(app, failure)
-        report_trace(app)
         return failure.code
 
 

@@ -19,7 +19,7 @@ GLOBALS = podstack.GLOBAL_OPTIONS
 def understood(typed):
     """The command that a line means, and what it sets beside the defaults."""
     found, options = podstack.read_line(podstack.Line(shlex.split(typed)))
-    defaults = {argument.dest: argument.first_value for argument in arguments_of(found)}
+    defaults = {argument.dest: argument.default for argument in arguments_of(found)}
     values = {name: value for name, value in vars(options).items() if value != defaults.get(name)}
     return " ".join(found.words), values
 
@@ -226,7 +226,7 @@ def peer(found):
             known["action"] = "store_true"
         else:
             known["action"] = "append" if argument.repeats else "store"
-            known["default"] = argument.first_value
+            known["default"] = argument.default
             known["required"] = argument.required
             known["type"] = argument.read
         parser.add_argument(*argument.names, **known)
@@ -303,7 +303,7 @@ def theirs(parser, found, typed, tail):
 def test_a_line_without_options_means_what_the_parser_makes_of_it(words):
     found = podstack.COMMANDS[tuple(words.split())]
     parser = podstack.build_parser(found.words, arguments_of(found))
-    short = {argument.dest: argument.first_value for argument in arguments_of(found)}
+    short = {argument.dest: argument.default for argument in arguments_of(found)}
     assert vars(parser.parse_args([])) == short
 
 
@@ -331,7 +331,7 @@ def page(words):
 
 
 PAGES = [page(words) for words in [""] + GROUPS + NAMES]
-PAGES += [podstack.help_topic(topic) for topic in podstack.TOPICS]
+PAGES += [podstack.TOPICS[topic] for topic in podstack.TOPICS]
 
 
 @pytest.mark.parametrize("text", PAGES, ids=[text.partition("\n")[0] for text in PAGES])
@@ -392,7 +392,7 @@ def test_bare_words_print_help_where_errors_go(cli, words):
 
 @pytest.mark.parametrize("topic", sorted(podstack.TOPICS))
 def test_help_for_a_topic(cli, topic):
-    assert cli("help", topic).out == podstack.help_topic(topic)
+    assert cli("help", topic).out == podstack.TOPICS[topic]
     assert "podstack help " + "|".join(podstack.TOPICS) in page("")
 
 
