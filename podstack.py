@@ -3346,21 +3346,15 @@ def plain_reason(error, timeout):
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>%(title)s - podstack</title>
 <meta name="viewport" content="width=device-width"><style nonce="%(nonce)s">
-:root { color-scheme: light dark; --page: #f3f5f7; --card: #fff; --ink: #16191d; --soft: #57606a }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #0f1216; --card: #1a1f26; --ink: #eceff3; --soft: #a3adb8 } }
-body { margin: 0; min-height: 100vh; display: grid; place-items: center; background: var(--page);
-  color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
-main { box-sizing: border-box; width: 27rem; max-width: 92vw; padding: 2.5rem 2rem 2rem;
-  background: var(--card); border-radius: 14px; box-shadow: 0 1px 3px #0003; text-align: center;
-  overflow-wrap: anywhere; text-wrap: balance }
+:root { color-scheme: light dark }
+body { max-width: 27rem; margin: 20vh auto; padding: 0 1rem; text-align: center;
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; text-wrap: balance }
 svg { width: 3.5rem; fill: none; stroke: #fff; stroke-width: 2; stroke-linecap: round }
-h1 { font-size: 1.4rem; margin: 1rem 0 .5rem } p, small { margin: 0; color: var(--soft) }
-small { display: block; margin-top: 2rem }
+h1 { font-size: 1.4rem }
 </style><script nonce="%(nonce)s">history.replaceState(null, "", "/")</script></head>
-<body><main><svg viewBox="0 0 24 24" aria-hidden="true">
+<body><svg viewBox="0 0 24 24" aria-hidden="true">
 <circle cx="12" cy="12" r="12" stroke="none" fill="%(color)s"/><path d="%(sign)s"/></svg>
-<h1>%(title)s</h1><p>%(text)s</p><small>podstack</small></main></body></html>
+<h1>%(title)s</h1><p>%(text)s</p></body></html>
 """
 PAGE_HEADERS = """\
 Content-Type: text/html; charset=utf-8
@@ -3374,6 +3368,7 @@ Connection: close
 # A page's colour and sign: a tick, a cross.
 GOOD = {"color": "#2e7d5b", "sign": "M7 12.5l3.5 3.5 6.5-8"}
 BAD = {"color": "#b3452c", "sign": "M8.5 8.5l7 7m0-7l-7 7"}
+SCOPES = ("openid", "profile", "email", "offline_access")
 
 
 class OAuthError(PodError):
@@ -3411,11 +3406,9 @@ class AuthServer:
 
     @property
     def scope(self):
-        wanted = ["openid", "profile", "email", "offline_access"]
         listed = self.metadata.get("scopes_supported")
-        if isinstance(listed, list) and listed:
-            wanted = [scope for scope in wanted if scope in listed]
-        return " ".join(wanted)
+        known = listed if isinstance(listed, list) and listed else SCOPES
+        return " ".join(scope for scope in SCOPES if scope in known)
 
     def form(self, **fields):
         """Return a request as a form, for our resource (RFC 8707 §2), without empty fields."""
@@ -3476,7 +3469,8 @@ def discover(http, endpoint, client_id, limits=None):
     document = fetch_document(http, well_known(base, "oauth-protected-resource"), limits)
     if document:
         resource = document.get("resource")
-        check_resource(resource, endpoint)
+        if not names_endpoint(resource, endpoint):  # RFC 9728 §3.3
+            raise PodError("The server's metadata is for %s, not for %s" % (resource, endpoint))
         servers = document.get("authorization_servers")
         issuer = servers[0] if isinstance(servers, list) and servers else endpoint
     issuer_url = safe_url(issuer, "issuer", base.is_loopback)
@@ -3491,14 +3485,11 @@ def discover(http, endpoint, client_id, limits=None):
     return None
 
 
-def check_resource(resource, endpoint):
-    """Raise unless the metadata is about the endpoint itself (RFC 9728 §3.3)."""
+def names_endpoint(text, endpoint):
     try:
-        if read_endpoint(resource) == endpoint:
-            return
+        return read_endpoint(text) == endpoint
     except ValueError:
-        pass
-    raise PodError("The server's metadata is for %s, not for %s" % (resource, endpoint))
+        return False
 
 
 def check_metadata(metadata, issuer):
@@ -3562,10 +3553,8 @@ def choose_way(options, server, place):
     """
     if options.token is not None:
         return "token"
-    no_terminal = UsageError(
-        "There is no terminal to sign in from",
-        "Use: podstack auth login --token - (or set PODSTACK_API_TOKEN)",
-    )
+    hint = "Use: podstack auth login --token - (or set PODSTACK_API_TOKEN)"
+    no_terminal = UsageError("There is no terminal to sign in from", hint)
     if server is None:
         if place.terminal:
             return "prompt"
@@ -3630,11 +3619,9 @@ class Receiver:
         self.server = callback_server(self, port)
         self.port = self.server.server_address[1]
         self.redirect_uri = "http://127.0.0.1:%d/callback" % self.port
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def __enter__(self):
-        import threading
-
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(self, *_):
@@ -3898,10 +3885,8 @@ def server_of_login(http, login, endpoint, limits=None):
     server = discover(http, endpoint, login.client_id or DEFAULT_CLIENT_ID, limits)
     named = server and server.issuer
     if not named or named != login.issuer:
-        raise AuthError(
-            "%s now names another authorization server: %s" % (endpoint, named or "none"),
-            "Sign in again: podstack auth login",
-        )
+        message = "%s now names another authorization server: %s" % (endpoint, named or "none")
+        raise AuthError(message, "Sign in again: podstack auth login")
     return server
 
 
@@ -3934,7 +3919,12 @@ def spend_refresh_token(settings, http, server, found):
     try:
         grant = server.tokens(http, refresh_limits(), **fields)
     except OAuthError as error:
-        return expired_or_newer(settings, found, error)
+        if error.error != "invalid_grant":
+            raise Unreachable("The login could not be refreshed: %s" % error.error)
+        newer = reload_credential(settings, found.profile.name)
+        if newer.login.refresh_token == old.refresh_token:  # else somebody has renewed it
+            raise TokenExpired([found.origin])
+        return newer
     login = login_from_grant(app, grant, server, settings.get("endpoint"), old)
     try:
         save_login(settings, found.profile.name, login, found.kind)
@@ -3951,22 +3941,11 @@ def reload_credential(settings, name):
     return found
 
 
-def expired_or_newer(settings, found, error):
-    """After a refused refresh: only invalid_grant ends a login, and only if nobody renewed it."""
-    if error.error != "invalid_grant":
-        raise Unreachable("The login could not be refreshed: %s" % error.error)
-    newer = reload_credential(settings, found.profile.name)
-    if newer.login.refresh_token != found.login.refresh_token:
-        return newer
-    raise TokenExpired([found.origin])
-
-
 def fresh_credential(settings, http, credential):
     """Return `credential`, refreshed where it is due; a token that still serves never waits."""
     login, now = credential.login, settings.app.now()
-    if not login or not login.refresh_token or login.expires_at is None:
-        return credential
-    if login.expires_at - now >= REFRESH_SKEW:
+    timed = login and login.refresh_token and login.expires_at is not None
+    if not timed or login.expires_at - now >= REFRESH_SKEW:
         return credential
     expired = login.expires_at <= now
     settings.config.lock.seconds = LOCK_SECONDS if expired else 0
