@@ -2152,8 +2152,6 @@ def call_keychain(app, argv, stdin=None, env=None):
 class SecretService:
     """The Linux keyring, through libsecret's secret-tool."""
 
-    limit = 8191  # secret-tool cuts at 8192 bytes and exits 0
-
     def __init__(self, app):
         self.app = app
         self.program = app.which("secret-tool")
@@ -2170,7 +2168,7 @@ class SecretService:
         for mark, problem, advice in SECRET_TOOL_ERRORS:
             if mark in text:
                 return keychain_error(problem, advice)
-        first = printable(text.splitlines()[0][:200]) if text else "secret-tool failed"
+        first = text.splitlines()[0][:200] if text else "secret-tool failed"
         return keychain_error(first, "Check it with: secret-tool search service podstack")
 
     def is_absent(self, account):
@@ -2189,14 +2187,14 @@ class SecretService:
         done = self.call(["lookup"], account)
         if done.code == 0:
             return done.out.decode("utf-8", "replace")
-        if done.err.strip():
-            raise self.failure(done.err)
-        if self.is_absent(account):
-            return None
-        raise self.failure(b"locked")
+        if done.err.strip() or not self.is_absent(account):
+            raise self.failure(done.err.strip() or b"locked")
+        return None
 
     def write(self, account, payload):
         """Store the payload; any word on stderr means that it was not stored whole."""
+        if len(payload) > 8191:  # secret-tool cuts at 8192 bytes and exits 0
+            raise self.failure(b"too long")
         label = "--label=podstack (%s)" % account
         done = self.call(["store", label], account, payload.encode("ascii"))
         if done.code or done.err.strip():
@@ -2205,17 +2203,14 @@ class SecretService:
     def delete(self, account):
         """Remove the item; no error where there is none."""
         done = self.call(["clear"], account)
-        if done.err.strip():
-            raise self.failure(done.err)
-        if not self.is_absent(account):
-            raise self.failure(b"locked")
+        if done.err.strip() or not self.is_absent(account):
+            raise self.failure(done.err.strip() or b"locked")
 
 
 class MacKeychain:
     """The macOS Keychain, through /usr/bin/security (SecurityTool/macOS/security.c)."""
 
     program = "/usr/bin/security"
-    limit = 3900  # its line reader takes 4095 bytes and runs the rest as another command
 
     def __init__(self, app):
         self.app = app
@@ -2233,33 +2228,32 @@ class MacKeychain:
         problem = SECURITY_ERRORS.get(code, "security ended with code %d" % code)
         return keychain_error(problem, "Unlock it: security unlock-keychain")
 
+    def call(self, command, account, *more):
+        """Return what a command on an item prints, or None where there is none."""
+        argv = [self.program, command, "-a", account, "-s", KEYCHAIN_SERVICE] + list(more)
+        done = call_keychain(self.app, argv)
+        if done.code not in (0, 44):
+            raise self.failure(done.code)
+        return None if done.code else done.out.decode("utf-8", "replace").rstrip("\n")
+
     def read(self, account):
         """Return the payload, or None where there is none."""
-        argv = [self.program, "find-generic-password", "-a", account, "-s", KEYCHAIN_SERVICE, "-w"]
-        done = call_keychain(self.app, argv)
-        if done.code == 44:
-            return None
-        if done.code:
-            raise self.failure(done.code)
-        text = done.out.decode("utf-8", "replace")
-        return text[:-1] if text.endswith("\n") else text
+        return self.call("find-generic-password", account, "-w")
 
     def write(self, account, payload):
         """Store the payload through `security -i`, so that no argument list ever holds it."""
         words = (account, KEYCHAIN_SERVICE, "podstack (%s)" % account, payload)
-        line = "add-generic-password -U -a %s -s %s -l %s -w %s\n" % tuple(map(self.quote, words))
-        if len(line.encode("utf-8")) > 4095:
+        form = "add-generic-password -U -a %s -s %s -l %s -w %s\n"
+        line = (form % tuple(map(self.quote, words))).encode("utf-8")
+        if len(line) > 4095:  # it would run the rest as another command
             raise keychain_error("the login is too long for it", "Generate a shorter token")
-        done = call_keychain(self.app, [self.program, "-i"], line.encode("utf-8"))
+        done = call_keychain(self.app, [self.program, "-i"], line)
         if done.code or done.err.strip():
             raise self.failure(done.code or 1)
 
     def delete(self, account):
         """Remove the item; no error where there is none."""
-        argv = [self.program, "delete-generic-password", "-a", account, "-s", KEYCHAIN_SERVICE]
-        done = call_keychain(self.app, argv)
-        if done.code not in (0, 44):
-            raise self.failure(done.code)
+        self.call("delete-generic-password", account)
 
 
 def open_keychain(app):
@@ -2319,9 +2313,7 @@ class Login:
 
     def __init__(self, **fields):
         for field in self.__slots__:
-            setattr(self, field, fields.pop(field, None))
-        if fields:
-            raise TypeError("a login has no %s" % ", ".join(fields))
+            setattr(self, field, fields.get(field))
 
     @property
     def expires_at(self):
@@ -2352,30 +2344,22 @@ def write_keychain(settings, name, payload):
     keychain = open_keychain(settings.app)
     account = keychain_account(settings, name)
     settings.app.guard(payload)
-    if len(payload) > keychain.limit:
-        raise keychain_error("the login is too long for it", "Generate a shorter token")
     keychain.write(account, payload)
     if keychain.read(account) != payload:
         raise keychain_error("it does not give back what it was given", "Check it")
 
 
 def login_changes(settings, name, login, storage):
-    """Return the plan (see Config.edit) that records `login` in the profile `name`."""
-
-    def plan(config):
-        profile = config.profile(name)
-        in_file = {field: getattr(login, field) for field in LOGIN_FIELDS}
-        if storage == "keyring":
-            in_file.update(dict.fromkeys(SECRET_FIELDS))
-        if storage != (profile.get("storage") or "file") or storage != default_storage(
-            settings.app
-        ):
-            in_file["storage"] = storage
-        if login.client_id and login.client_id != (profile.get("client_id") or DEFAULT_CLIENT_ID):
-            in_file["client_id"] = login.client_id
-        return [(profile.key_of(field), value) for field, value in in_file.items()]
-
-    return plan
+    """Return the changes (see Config.edit) that record `login` in the profile `name`."""
+    profile = settings.config.profile(name)
+    in_file = {field: getattr(login, field) for field in LOGIN_FIELDS}
+    if storage == "keyring":
+        in_file.update(dict.fromkeys(SECRET_FIELDS))
+    if {storage} != {profile.get("storage") or "file", default_storage(settings.app)}:
+        in_file["storage"] = storage
+    if login.client_id and login.client_id != (profile.get("client_id") or DEFAULT_CLIENT_ID):
+        in_file["client_id"] = login.client_id
+    return [(profile.key_of(field), value) for field, value in in_file.items()]
 
 
 def save_login(settings, name, login, storage):
@@ -2388,7 +2372,7 @@ def save_login(settings, name, login, storage):
         was_in_keychain = config.profile(name).in_keychain
         if storage == "keyring":
             write_keychain(settings, name, pack_payload(login))
-        config.edit(login_changes(settings, name, login, storage))
+        config.edit(lambda _: login_changes(settings, name, login, storage))
         if was_in_keychain and storage == "file":
             try:
                 open_keychain(app).delete(keychain_account(settings, name))
@@ -2401,7 +2385,7 @@ def prove_storage(settings, name, storage):
     if storage == "keyring":
         prove_keychain(settings, name)
     trial = Login(token="x", refresh_token="x", expires="2024-12-31T00:00:00Z", endpoint="x")
-    settings.config.edit(login_changes(settings, name, trial, storage), trial=True)
+    settings.config.edit(lambda _: login_changes(settings, name, trial, storage), trial=True)
 
 
 def prove_keychain(settings, name):
@@ -2416,11 +2400,6 @@ def forget_login(settings, name):
     config = settings.config.require()
     if not config.profile(name).holds_login:
         return False
-
-    def plan(config):
-        fresh = config.profile(name)
-        return [(fresh.key_of(field), None) for field in LOGIN_FIELDS]
-
     account = keychain_account(settings, name)
     if config.profile(name).in_keychain:
         open_keychain(settings.app).read(account)  # it may ask for a password: not under the lock
@@ -2428,7 +2407,7 @@ def forget_login(settings, name):
         config.reload()
         if config.profile(name).in_keychain:
             open_keychain(settings.app).delete(account)
-        config.edit(plan)
+        config.edit(lambda _: [(config.profile(name).key_of(f), None) for f in LOGIN_FIELDS])
     return True
 
 
@@ -2451,24 +2430,21 @@ class Credential:
         self.profile, self.login = profile, login
 
 
-def token_endpoint(settings, profile, login):
+def token_endpoint(profile, fields=("endpoint", "api_endpoint")):
     """Return the endpoint that a profile's token belongs to."""
-    recorded = login.endpoint if login else None
-    keys = profile.key_of("endpoint")
-    if not recorded:
-        recorded, keys = profile.get("api_endpoint"), profile.key_of("api_endpoint")
-    if not recorded:
-        keys = ("api", "endpoint")
-        recorded = settings.config.text_at(keys)
-    try:
-        return read_endpoint(recorded or DEFAULT_ENDPOINT)
-    except ValueError as error:
-        raise settings.config.error(keys, "must be %s" % error)
+    for keys in [profile.key_of(field) for field in fields] + [("api", "endpoint")]:
+        text = profile.config.text_at(keys)
+        if text:
+            try:
+                return read_endpoint(text)
+            except ValueError as error:
+                raise profile.config.error(keys, "must be %s" % error)
+    return DEFAULT_ENDPOINT
 
 
-def check_pin(settings, profile, login):
-    """Raise unless the profile's token belongs to the endpoint in effect."""
-    kept_for, effective = token_endpoint(settings, profile, login), settings.find("endpoint")
+def check_pin(settings, profile, kept_for):
+    """Raise unless the profile's token, kept for one endpoint, is for the one in effect."""
+    effective = settings.find("endpoint")
     if kept_for != effective.value:
         words = (profile.name, kept_for, effective.value)
         option = "--profile %s " % profile.name if settings.options.profile else ""
@@ -2496,12 +2472,12 @@ def environment_credential(settings):
 def command_credential(settings, profile):
     """Return the Credential that the profile's token_command yields; raises AuthError."""
     app, what = settings.app, "token_command of profile '%s'" % profile.name
-    check_pin(settings, profile, None)
+    check_pin(settings, profile, token_endpoint(profile, ["api_endpoint"]))
     check_command_file(profile)
     if app.env("PODSTACK_TOKEN_COMMAND"):
         raise AuthError("%s calls podstack itself" % what)
     argv = command_words(app, profile)
-    named = "%s (%s)" % (what, printable(argv[0]))
+    named = "%s (%s)" % (what, argv[0])
     environ = {
         "PODSTACK_PROFILE": profile.name,
         "PODSTACK_API_ENDPOINT": settings.get("endpoint"),
@@ -2534,8 +2510,7 @@ def command_words(app, profile):
         raise profile.config.error(profile.key_of("token_command"), "is not a command")
     program = argv[0] if os.path.isabs(argv[0]) else app.which(argv[0])
     if program is None:
-        shown = printable(argv[0])
-        raise AuthError("token_command of profile '%s': %s not found" % (profile.name, shown))
+        raise AuthError("token_command of profile '%s': %s not found" % (profile.name, argv[0]))
     return [program] + argv[1:]
 
 
@@ -2570,7 +2545,7 @@ def stored_credential(settings, profile):
     """Return the Credential of the login that `profile` keeps, or None; raises AuthError."""
     if not profile.holds_login:
         return None
-    check_pin(settings, profile, Login(endpoint=profile.get("endpoint")))
+    check_pin(settings, profile, token_endpoint(profile))
     login = load_login(settings, profile)
     if login is None:
         return None
@@ -2580,8 +2555,9 @@ def stored_credential(settings, profile):
     return Credential(login.token, kept, origin, profile, login)
 
 
-def profile_credential(settings, profile):
-    """Return the Credential that `profile` gives, or None; raises AuthError."""
+def profile_credential(settings):
+    """Return the Credential that the active profile gives, or None; raises AuthError."""
+    profile = settings.profile()
     if profile.get("token_command"):
         return command_credential(settings, profile)
     return stored_credential(settings, profile)
@@ -2589,15 +2565,12 @@ def profile_credential(settings, profile):
 
 def find_credential(settings):
     """Return the effective Credential; raises NoLogin where there is none."""
-    if settings.options.profile:
-        found = profile_credential(settings, settings.profile())
-        found = found or environment_credential(settings)
-    else:
-        found = environment_credential(settings)
-        found = found or profile_credential(settings, settings.profile())
-    if found is None:
-        raise NoLogin("PODSTACK_API_TOKEN" in settings.app.environ)
-    return found
+    sources = [environment_credential, profile_credential]
+    for source in reversed(sources) if settings.options.profile else sources:
+        found = source(settings)
+        if found:
+            return found
+    raise NoLogin("PODSTACK_API_TOKEN" in settings.app.environ)
 
 
 # == http: one request, one answer ===========================================================
@@ -4910,8 +4883,8 @@ def revoke_stored(cx, profile):
     """End a profile's stored login at the endpoint that it belongs to."""
     login = load_login(cx.settings, profile)
     if login:
-        endpoint = token_endpoint(cx.settings, profile, login)
-        revoke_credential(cx, Credential(login.token, "file", "", profile, login), endpoint)
+        credential = Credential(login.token, "file", "", profile, login)
+        revoke_credential(cx, credential, token_endpoint(profile))
 
 
 @command(
@@ -4938,13 +4911,12 @@ def auth_list(cx, args):
 
 def profile_facts(settings, profile):
     kept = "keyring" if profile.in_keychain else "file" if profile.get("token") else None
-    login = Login(endpoint=profile.get("endpoint"))
     return {
         "name": profile.name,
         "active": profile.name == settings.get("profile"),
         "email": profile.get("email"),
         "project": profile.get("project"),
-        "endpoint": token_endpoint(settings, profile, login),
+        "endpoint": token_endpoint(profile),
         "storage": "command" if profile.get("token_command") else kept,
         "expires_at": profile.get("expires"),
     }
