@@ -4352,9 +4352,10 @@ class Context:
 
 
 # == commands: what the user types ===========================================================
-# Each command is declared once, above its handler: words, help, arguments, examples. A handler
-# reads its options, decides, does one or two things and says what changed. Answers go to stdout,
-# everything else to stderr; no handler opens a file, a connection or a process by itself.
+# Each command is declared once: its words, arguments and examples above its handler, its help as
+# the handler's docstring. A handler reads its options, decides, does one or two things and says
+# what changed. Answers go to stdout, everything else to stderr; no handler opens a file, a
+# connection or a process by itself.
 
 COMMANDS = {}
 GROUPS = (
@@ -4402,22 +4403,24 @@ class Operand:
 class Command:
     """One command: its `words`, `help`, `arguments`, `operands`, `examples` and `handler`."""
 
-    def __init__(self, words, help, parts, handler):
-        self.words, self.help, self.handler = words, help, handler
+    def __init__(self, words, parts, handler):
+        texts = [part for part in parts if isinstance(part, str)] + handler.__doc__.splitlines()
+        self.words, self.help, self.handler = words, texts[0].rstrip("."), handler
         self.arguments = [part for part in parts if isinstance(part, Argument)]
         self.operands = [part for part in parts if isinstance(part, Operand)]
         self.examples = [part for part in parts if isinstance(part, tuple)]
 
 
-def command(words, help, *parts, examples=()):
-    """Declare the function below as the handler of a command; its docstring is the long help.
+def command(words, *parts, examples=()):
+    """Declare the function below as the handler of a command; its docstring is the help.
 
-    `parts` are Arguments, Operands and examples: pairs of what is typed and what for.
+    `parts` are Arguments, Operands and examples: pairs of what is typed and what for. A text among
+    them stands in lists of commands, else the docstring's first line.
     """
 
     def declare(handler):
         path = tuple(words.split())
-        COMMANDS[path] = Command(path, help, parts + tuple(examples), handler)
+        COMMANDS[path] = Command(path, parts + tuple(examples), handler)
         return handler
 
     return declare
@@ -4596,7 +4599,6 @@ def expiry_words(text, now):
 
 @command(
     "auth login",
-    "Sign in",
     option("--token", "T", "store this API token (- reads it from stdin)"),
     flag("--device", "sign in with a code on another device"),
     flag("--browser", "sign in with a browser on this machine"),
@@ -4613,7 +4615,7 @@ def expiry_words(text, now):
     ("podstack --profile work auth login", "a second account")
 )  # fmt: skip
 def auth_login(cx, args):
-    """Sign in through the browser, with a code on another device, or with a token.
+    """Sign in through the browser, a code on another device, or a token.
 
     The login is kept in ~/.podstack/config.yaml (0600), on macOS in the Keychain.
     """
@@ -4712,12 +4714,11 @@ def record_login(cx, profile, storage, login, user):
 
 @command(
     "auth status",
-    "Show who you are signed in as",
     ("podstack auth status", "who, which account, until when"),
     ("podstack auth status -o json", "for a script"),
 )
 def auth_status(cx, args):
-    """Check the token with the server and show whose it is and when it expires."""
+    """Show whose the token is and until when, checked with the server."""
     try:
         user = cx.api.whoami()
     except PodError as error:
@@ -4748,7 +4749,7 @@ def auth_status(cx, args):
         cx.app.say("The token is from PODSTACK_API_TOKEN")
 
 
-@command("auth whoami", "Print your e-mail address", ("podstack auth whoami", "the address alone"))
+@command("auth whoami", ("podstack auth whoami", "the address alone"))
 def auth_whoami(cx, args):
     """Print the e-mail address that the token belongs to."""
     user = cx.api.whoami()
@@ -4757,13 +4758,9 @@ def auth_whoami(cx, args):
     print_fixed(cx, user, user["email"])
 
 
-@command(
-    "auth token-info",
-    "Show what the token is and may do",
-    ("podstack auth token-info", "type, scopes, expiry; never the token"),
-)
+@command("auth token-info", ("podstack auth token-info", "type, scopes, expiry; never the token"))
 def auth_token_info(cx, args):
-    """Show the token's type, name, scopes, age and expiry; never the token itself."""
+    """Show the token's type, name, scopes, age and expiry."""
     token, credential = cx.api.token(), cx.api.credential
     prefix = token.get("prefix")
     lines = [
@@ -4780,9 +4777,7 @@ def auth_token_info(cx, args):
 
 
 @command(
-    "auth token",
-    "Print the token, for scripts",
-    ('curl -H "Authorization: Bearer $(podstack auth token)" ...', "in a script"),
+    "auth token", ('curl -H "Authorization: Bearer $(podstack auth token)" ...', "in a script")
 )
 def auth_token(cx, args):
     """Print the effective token alone, refreshed first when it is due."""
@@ -4793,9 +4788,7 @@ def auth_token(cx, args):
     print_fixed(cx, {"token": found.token}, found.token)
 
 
-@command(
-    "auth refresh", "Renew the stored login", ("podstack auth refresh", "a new access token, now")
-)
+@command("auth refresh", ("podstack auth refresh", "a new access token, now"))
 def auth_refresh(cx, args):
     """Exchange the stored refresh token for a new login."""
     profile = cx.settings.profile()
@@ -4811,11 +4804,7 @@ def auth_refresh(cx, args):
     cx.app.out("Token expires: %s" % format_date(login.expires, "never"))
 
 
-@command(
-    "auth revoke",
-    "End the token at the server",
-    ("podstack auth revoke --yes", "then sign in again"),
-)
+@command("auth revoke", ("podstack auth revoke --yes", "then sign in again"))
 def auth_revoke(cx, args):
     """End the effective token at the server, then forget it here."""
     credential = find_credential(cx.settings)
@@ -4846,7 +4835,6 @@ def revoke_credential(cx, credential, endpoint):
 
 @command(
     "auth logout",
-    "Forget the stored login",
     flag("--all", "of every profile"),
     flag("--revoke", "end it at the server first"),
     ("podstack auth logout", "project and settings stay"),
@@ -4887,13 +4875,9 @@ def revoke_stored(cx, profile):
         revoke_credential(cx, credential, token_endpoint(profile))
 
 
-@command(
-    "auth list",
-    "List the profiles and their logins",
-    ("podstack auth list", "from the config file alone"),
-)
+@command("auth list", ("podstack auth list", "from the config file alone"))
 def auth_list(cx, args):
-    """List every profile: who, project, endpoint, where the login is kept, until when."""
+    """List every profile: who, project, endpoint, storage, until when."""
     config = cx.config.require()
     profiles = [config.profile(name) for name in config.profile_names()]
     rows = [profile_facts(cx.settings, profile) for profile in profiles]
@@ -4949,13 +4933,9 @@ class Findings:
             return False
 
 
-@command(
-    "auth doctor",
-    "Find out what keeps you from signing in",
-    ("podstack auth doctor", "each line ok, warn or fail, with its remedy"),
-)
+@command("auth doctor", ("podstack auth doctor", "each line ok, warn or fail, with its remedy"))
 def auth_doctor(cx, args):
-    """Check config file, keychain, endpoint and token; show where values come from."""
+    """Find what keeps you from signing in, and where values come from."""
     findings = Findings(cx.app)
     from_environment = cx.app.env("PODSTACK_API_TOKEN") is not None
     usable = findings.passes("file", check_config, cx)
@@ -5147,11 +5127,7 @@ def accept(what, text, read, words=None):
         raise failure if words is None else usage_error(words, failure.message)
 
 
-@command(
-    "config show",
-    "Show the config file, tokens masked",
-    ("podstack config show", "what the file says"),
-)
+@command("config show", ("podstack config show", "what the file says"))
 def config_show(cx, args):
     """Show the whole config file with its tokens masked."""
     data = masked(cx.config.require().data)
@@ -5170,14 +5146,9 @@ def masked(value, name=None):
     return value if value is None else redact(value)
 
 
-@command(
-    "config get",
-    "Print the effective value of a key",
-    KEY,
-    ("podstack config get defaults.project", "the value in effect"),
-)
+@command("config get", KEY, ("podstack config get defaults.project", "the value in effect"))
 def config_get(cx, args):
-    """Print a key's effective value, wherever it is from; exit 6 when there is none."""
+    """Print a key's effective value; exit 6 when there is none."""
     key, active = Key(args.key, READABLE), cx.settings.profile().name
     if key.setting and not key.profile:
         found = cx.settings.find(key.setting.name)
@@ -5194,7 +5165,6 @@ def config_get(cx, args):
 
 @command(
     "config set",
-    "Set a key in the config file",
     KEY,
     Operand("VALUE", "its value"),
     ("podstack config set defaults.output json", "for every command"),
@@ -5221,12 +5191,7 @@ def say_overridden(cx, setting):
             cx.app.say("%s is set and overrides it" % name)
 
 
-@command(
-    "config unset",
-    "Remove a key from the config file",
-    KEY,
-    ("podstack config unset defaults.project", "back to the default"),
-)
+@command("config unset", KEY, ("podstack config unset defaults.project", "back to the default"))
 def config_unset(cx, args):
     """Remove a key; no error where it is not set."""
     key, active = Key(args.key, SETTABLE), cx.settings.profile().name
@@ -5234,11 +5199,7 @@ def config_unset(cx, args):
     cx.app.say("%s removed from %s" % (args.key, cx.settings.path))
 
 
-@command(
-    "config reset",
-    "Remove every setting, keep the logins",
-    ("podstack config reset --yes", "without a question"),
-)
+@command("config reset", ("podstack config reset --yes", "without a question"))
 def config_reset(cx, args):
     """Remove all settings of the config file; logins stay."""
     cx.config.require()
@@ -5263,11 +5224,7 @@ def reset_plan(config):
     return [(key, None) for key in keys]
 
 
-@command(
-    "config path",
-    "Print the config file's path",
-    ("cat $(podstack config path)", "look at the file"),
-)
+@command("config path", ("cat $(podstack config path)", "look at the file"))
 def config_path(cx, args):
     """Print where the config file is, or would be."""
     print_fixed(cx, cx.settings.path, cx.settings.path)
@@ -5275,12 +5232,11 @@ def config_path(cx, args):
 
 @command(
     "config set-profile",
-    "Choose the profile to use from now on",
     Operand("PROFILE", "an existing profile", complete="profiles", dest="name"),
     ("podstack config set-profile work", "until you choose another"),
 )
 def config_set_profile(cx, args):
-    """Make a profile the default one (podstack --profile NAME auth login creates one)."""
+    """Choose the profile to use from now on."""
     accept("A profile", args.name, read_profile_name)
     switch_profile(cx, args.name)
 
@@ -5294,11 +5250,7 @@ def switch_profile(cx, name):
     say_overridden(cx, SETTINGS["profile"])
 
 
-@command(
-    "config get-profile",
-    "Print the active profile's name",
-    ("podstack config get-profile", "the name alone"),
-)
+@command("config get-profile", ("podstack config get-profile", "the name alone"))
 def config_get_profile(cx, args):
     """Print the name of the profile in use."""
     name = cx.settings.profile().name
@@ -5307,7 +5259,6 @@ def config_get_profile(cx, args):
 
 @command(
     "config delete-profile",
-    "Delete a profile and its login",
     Operand("PROFILE", "a profile that is not in use", complete="profiles", dest="name"),
     ("podstack config delete-profile work", "asks first"),
 )
@@ -5341,11 +5292,9 @@ PROJECT_COLUMNS = (
 )
 
 
-@command(
-    "project list", "List the projects", ("podstack project list", "the current one is marked")
-)
+@command("project list", ("podstack project list", "the current one is marked"))
 def project_list(cx, args):
-    """List the projects that the token has access to; * marks the current one."""
+    """List the projects; * marks the current one."""
     current = cx.settings.get("project")
 
     def mark(row):
@@ -5357,13 +5306,12 @@ def project_list(cx, args):
 
 @command(
     "project use",
-    "Choose the project to work in",
     Operand("PROJECT", "its name or id", complete="projects", dest="name"),
     flag("--no-verify", "do not check that it exists"),
     ("podstack project use my-project", "from now on"),
 )
 def project_use(cx, args):
-    """Store the project in the active profile."""
+    """Choose the project to work in, and store it in the profile."""
     word = accept("A project's name", args.name, read_text)
     if not args.no_verify:
         cx.api.find_project(word)
@@ -5378,9 +5326,7 @@ def store_project(cx, word):
 
 
 @command(
-    "project current",
-    "Print the project in use",
-    ("podstack project current", "the name alone; exit 6 when there is none"),
+    "project current", ("podstack project current", "the name alone; exit 6 when there is none")
 )
 def project_current(cx, args):
     """Print the current project."""
@@ -5392,7 +5338,6 @@ def project_current(cx, args):
 
 @command(
     "project create",
-    "Create a project",
     option("--name", "N", "the project's name", required=True),
     option("--desc", "D", "what it is for"),
     flag("--use", "and work in it from now on"),
@@ -6358,13 +6303,12 @@ def fetch_installer(cx, origin):
 
 @command(
     "update",
-    "Update podstack itself",
     flag("--check", "only tell whether there is another version"),
     ("podstack update", "install the newest version in place of this one"),
     ("podstack update --check", "only tell whether there is one"),
 )
 def update(cx, args):
-    """Install the newest version in this one's place; this one stays if that fails."""
+    """Update podstack in place; this version stays if that fails."""
     receipt = read_receipt()
     origin = cx.app.env("PODSTACK_INSTALL_URL") or receipt.get("origin", INSTALL_URL)
     origin = origin.rstrip("/")
@@ -6565,7 +6509,6 @@ def help_text(words, topics=()):
 
 @command(
     "help",
-    "Show help for a command or a topic",
     Operand("COMMAND", "command words, or a topic", "*", "commands"),
     ("podstack help pod create", "as podstack pod create --help"),
     ("podstack help exit-codes", "one of the topics"),
@@ -6575,9 +6518,9 @@ def show_help(cx, args):
     cx.app.write(help_text(args.command, TOPICS))
 
 
-@command("version", "Show the version and what runs it", ("podstack version", "for a bug report"))
+@command("version", ("podstack version", "for a bug report"))
 def show_version(cx, args):
-    """Show the version, the Python that runs it and where it is installed."""
+    """Show the version, the Python that runs it and where it is."""
     python = "%d.%d.%d" % sys.version_info[:3]
     facts = {"version": VERSION, "python": python, "platform": sys.platform, "path": SOURCE}
     line = "podstack %(version)s (python %(python)s, %(platform)s, %(path)s)" % facts
@@ -6808,13 +6751,12 @@ Register-ArgumentCompleter -Native -CommandName podstack -ScriptBlock {
 
 @command(
     "completion",
-    "Print the completion script for a shell",
     Operand("SHELL", "bash, zsh, fish or powershell", complete="shells"),
     ("source <(podstack completion bash)", "in ~/.bashrc"),
     ("podstack completion fish | source", "in config.fish"),
 )
 def completion(cx, args):
-    """Print a script that completes commands, options, profiles, projects and pods."""
+    """Print the completion script for a shell."""
     if args.shell not in COMPLETION_SCRIPTS:
         raise UsageError("Unknown shell '%s'" % args.shell,
                          "Shells: %s" % ", ".join(COMPLETION_SCRIPTS))  # fmt: skip
