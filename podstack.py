@@ -3949,46 +3949,41 @@ def revoke_oauth(http, server, login):
 # turn a refusal into the error of its case, and read every page of a list. Nothing here prints,
 # and a user's word never becomes more than one path segment.
 
-POD_ID_PREFIXES = ("pod-", "pod_")
-
 
 def looks_like_id(word):
     """Tell whether a pod is named by id: `pod-...`, `pod_...` or a UUID."""
     groups = word.split("-")
-    is_uuid = [len(group) for group in groups] == [8, 4, 4, 4, 12]
-    is_uuid = is_uuid and not "".join(groups).strip("0123456789abcdefABCDEF")
-    return word.startswith(POD_ID_PREFIXES) or is_uuid
+    is_hex = not "".join(groups).strip("0123456789abcdefABCDEF")
+    is_uuid = is_hex and [len(group) for group in groups] == [8, 4, 4, 4, 12]
+    return word.startswith(("pod-", "pod_")) or is_uuid
 
 
 def pod_path(pod_id, more=""):
     return "/pods/" + path_segment(pod_id) + more
 
 
+def not_understood(why):
+    return Unreachable("Podstack's answer is not understood (%s)" % why)
+
+
 def unwrap_object(body, name):
     """Return the object of an answer, bare or wrapped once under its name or `data`."""
-    for key in (name, "data"):
-        if isinstance(body, dict) and isinstance(body.get(key), dict):
-            return body[key]
-    if isinstance(body, dict):
-        return body
-    raise Unreachable("Podstack's answer is not understood (no %s in it)" % name)
+    if not isinstance(body, dict):
+        raise not_understood("no %s in it" % name)
+    inner = (body[key] for key in (name, "data") if isinstance(body.get(key), dict))
+    return next(inner, body)
 
 
 def unwrap_list(body, name):
     """Return (rows, pagination) of an answer: bare, or under its name, `data` or `items`."""
-    if isinstance(body, list):
-        return only_objects(body, name), {}
-    for key in ("data", name, "items"):
-        if isinstance(body, dict) and isinstance(body.get(key), list):
-            told = body.get("pagination")
-            return only_objects(body[key], name), told if isinstance(told, dict) else {}
-    raise Unreachable("Podstack's answer is not understood (no %s in it)" % name)
-
-
-def only_objects(rows, name):
-    if all(isinstance(row, dict) for row in rows):
-        return rows
-    raise Unreachable("Podstack's answer is not understood (%s without fields)" % name)
+    held = body if isinstance(body, dict) else {"data": body}
+    keys = [key for key in ("data", name, "items") if isinstance(held.get(key), list)]
+    if not keys:
+        raise not_understood("no %s in it" % name)
+    rows, told = held[keys[0]], held.get("pagination")
+    if not all(isinstance(row, dict) for row in rows):
+        raise not_understood("%s without fields" % name)
+    return rows, told if isinstance(told, dict) else {}
 
 
 def read_error(answer):
@@ -3996,19 +3991,17 @@ def read_error(answer):
     body = answer.json()
     error = body.get("error") if isinstance(body, dict) else None
     if isinstance(error, str):
-        described = body.get("error_description") or body.get("message")
-        return error, printable(described or error), []
+        return error, str(body.get("error_description") or body.get("message") or error), []
     if not isinstance(error, dict):
-        return None, None, []
-    fields = []
+        return None, "", []
     details = error.get("details")
-    for detail in details if isinstance(details, list) else []:
-        if isinstance(detail, dict):
-            fields.append("  %s: %s" % (
-                printable(detail.get("field", "?")), printable(detail.get("message", "?")),
-            ))  # fmt: skip
-    message = error.get("message")
-    return error.get("code"), printable(message) if message else None, fields[:10]
+    details = details if isinstance(details, list) else []
+    fields = [
+        "  %s: %s" % (detail.get("field", "?"), detail.get("message", "?"))
+        for detail in details
+        if isinstance(detail, dict)
+    ]
+    return error.get("code"), str(error.get("message") or ""), fields[:10]
 
 
 def refusal(answer, what, credential, now):
@@ -4023,10 +4016,10 @@ def refusal(answer, what, credential, now):
         return PermissionDenied([message, credential.origin])
     if answer.status == 402 or code == "insufficient_balance":
         hint = "See: podstack wallet balance"
-        return PodError("Insufficient wallet balance", hint, fields or [message or ""])
+        return PodError("Insufficient wallet balance", hint, fields or [message])
+    if answer.status == 404 and what:
+        return NotFound("%s not found" % what, "See: podstack pod list")
     if answer.status == 404:
-        if what:
-            return NotFound("%s not found" % what, "See: podstack pod list")
         return NotFound(message or "Not found: %s" % answer.url, DOCTOR_HINT)
     if not message:
         from http import HTTPStatus
@@ -4091,12 +4084,11 @@ class Api:
         `what` names the thing asked for (`pod 'x'`); `raw` is a body as bytes; with `silence` the
         answer is a long text, read as it arrives (see Http.request).
         """
-        url, content = self.url(path, query), raw
+        url = self.url(path, query)
+        content = raw if body is None else json_dump(body, True, None).encode("ascii")
         for turn in (1, 2):
             token = self.credential.token
             headers = self.headers(token, in_project)
-            if body is not None:
-                content = json_dump(body, True, None).encode("ascii")
             if content is not None:
                 headers["Content-Type"] = "application/json"
             if silence:
@@ -4189,68 +4181,46 @@ class Api:
             raise NotFound("pod '%s' not found" % name, "See: podstack pod list")
         if len(found) > 1:
             ids = ", ".join(str(pod.get("id")) for pod in found)
-            raise PodError(
-                "%d pods are named '%s'" % (len(found), name), "Name one by id: %s" % ids
-            )
+            raise PodError("%d pods are named '%s'" % (len(found), name), "Name one by id: " + ids)
         return found[0]
-
-    def on_pod(self, word, act):
-        """Return `act(id, what)` for the pod that a user's word means, by id or by name."""
-        what = "pod '%s'" % word
-        if looks_like_id(word):
-            try:
-                return act(word, what)
-            except NotFound:
-                pass
-        pod_id = self.pod_by_name(word).get("id")
-        if not isinstance(pod_id, str):
-            raise Unreachable("Podstack's answer is not understood (a pod without id)")
-        return act(pod_id, what)
-
-    def pod(self, word):
-        """Return the pod that a user's word means; by name, the list holds it already."""
-        if not looks_like_id(word):
-            return self.pod_by_name(word)
-        return self.on_pod(word, self.pod_by_id)
 
     def pod_by_id(self, pod_id, what):
         return self.object("pod", "GET", pod_path(pod_id), what=what, in_project=True)
 
+    def on_pod(self, word, method, more="", **options):
+        """Return (id, Answer) of a call on the pod that a user's word means, by id or by name."""
+        options.update(what="pod '%s'" % word, in_project=True)
+        if looks_like_id(word):
+            try:
+                return word, self.send(method, pod_path(word, more), **options)
+            except NotFound:
+                pass
+        pod_id = self.pod_by_name(word).get("id")
+        if not isinstance(pod_id, str):
+            raise not_understood("a pod without id")
+        return pod_id, self.send(method, pod_path(pod_id, more), **options)
+
+    def pod(self, word):
+        """Return the pod that a user's word means; by name, the list holds it already."""
+        if looks_like_id(word):
+            return unwrap_object(self.on_pod(word, "GET")[1].json(), "pod")
+        return self.pod_by_name(word)
+
     def pod_metrics(self, word):
-        return self.on_pod(
-            word,
-            lambda pod_id, what: self.object(
-                "metrics", "GET", pod_path(pod_id, "/metrics"), what=what, in_project=True
-            ),
-        )
+        return unwrap_object(self.on_pod(word, "GET", "/metrics")[1].json(), "metrics")
 
     def pod_action(self, word, verb, body=None):
-        return self.on_pod(
-            word,
-            lambda pod_id, what: self.object(
-                "pod", "POST", pod_path(pod_id, "/" + verb), body=body, what=what, in_project=True
-            ),
-        )
+        return unwrap_object(self.on_pod(word, "POST", "/" + verb, body=body)[1].json(), "pod")
 
     def delete_pod(self, word, force):
         """Delete a pod and return what is known of it."""
-
-        def delete(pod_id, what):
-            query = [("force", "true")] if force else []
-            self.send("DELETE", pod_path(pod_id), query, what=what, in_project=True)
-            return {"id": pod_id, "name": word, "status": "stopping"}
-
-        return self.on_pod(word, delete)
+        pod_id, _ = self.on_pod(word, "DELETE", query=[("force", "true")] if force else [])
+        return {"id": pod_id, "name": word, "status": "stopping"}
 
     def pod_logs(self, word, query, follow):
         """Yield the text of a pod's log as bytes, as it arrives."""
         silence = 86400 if follow else 120
-
-        def open_log(pod_id, what):
-            path = pod_path(pod_id, "/logs")
-            return self.send("GET", path, query, what=what, in_project=True, silence=silence)
-
-        answer = self.on_pod(word, open_log)
+        _, answer = self.on_pod(word, "GET", "/logs", query=query, silence=silence)
         return answer.pieces or [answer.body]  # an empty log may come as 204, which is no stream
 
 
@@ -4308,16 +4278,15 @@ def parse_ssh_command(text):
     """
     import re
 
-    shape = r"ssh(?: -p ([0-9]{1,5}))? (?:(%s)@)?(%s|%s)(?: -p ([0-9]{1,5}))?\Z"
     name, address = "[A-Za-z0-9_][A-Za-z0-9._-]*", "[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+"
-    found = (
-        isinstance(text, str) and len(text) < 500 and re.match(shape % (name, name, address), text)
-    )
+    port = "(?: -p ([0-9]{1,5}))?"
+    shape = r"ssh%s (?:(%s)@)?(%s|%s)%s\Z" % (port, name, name, address, port)
+    found = re.match(shape, text) if isinstance(text, str) and len(text) < 500 else None
     before, user, host, after = found.groups() if found else (None, None, None, "0")
-    port = int(before or after or 22)
-    if (before and after) or not 0 < port < 65536:
+    number = int(before or after or 22)
+    if (before and after) or not 0 < number < 65536:
         raise PodError("The pod's ssh_command is not a plain one: %s" % str(text)[:200])
-    return host, user, port
+    return host, user, number
 
 
 class Context:
@@ -5893,16 +5862,11 @@ if [ -d "$1" ]; then goal=$1/$2; else goal=$1; fi
 [ -d "${goal%/*}/" ] || exit 66
 part=${goal%/*}/.podstack-$3
 merge() {
-    if [ -d "$1" ] && [ ! -L "$1" ] && [ -d "$2" ]; then
-        for one in "$1"/* "$1"/.[!.]* "$1"/..?*; do
-            if [ -e "$one" ] || [ -L "$one" ]; then merge "$one" "$2/${one##*/}"; fi
-        done
-    elif [ -d "$2" ]; then
-        echo "$2 is a directory" >&2
-        exit 1
-    else
-        mv -f "$1" "$2"
-    fi
+    if [ ! -d "$2" ]; then mv -f "$1" "$2"; return; fi
+    if [ ! -d "$1" ] || [ -L "$1" ]; then echo "$2 is a directory" >&2; exit 1; fi
+    for one in "$1"/* "$1"/.[!.]* "$1"/..?*; do
+        if [ -e "$one" ] || [ -L "$one" ]; then merge "$one" "$2/${one##*/}"; fi
+    done
 }
 mkdir -m 700 "$part"
 trap 'rm -rf "$part"' EXIT
@@ -5917,29 +5881,23 @@ class Meter:
     """A stream that shows how much has gone through it."""
 
     def __init__(self, app):
-        self.app, self.count, self.told = app, 0, time.monotonic()
-
-    def through(self, stream):
-        self.stream = stream
-        return self
+        self.app, self.stream, self.count, self.told = app, None, 0, time.monotonic()
 
     def write(self, data):
-        self.stream.write(data)
-        self.add(data)
+        self.stream.write(self.count_in(data))
 
     def read(self, size):
-        data = self.stream.read(size)
-        self.add(data)
-        return data
+        return self.count_in(self.stream.read(size))
 
     def tell(self):
         return self.count
 
-    def add(self, data):
+    def count_in(self, data):
         self.count += len(data)
         if time.monotonic() - self.told > 0.2:
             self.told = time.monotonic()
             self.app.countup("Copying", self.shown)
+        return data
 
     @property
     def shown(self):
@@ -5961,13 +5919,14 @@ def run_copy(cx, pod, place, script, *operands, **streams):
 
 def copy_to_pod(cx, meter, source, pod, path):
     def send(stream):
+        meter.stream = stream
         try:
-            pack(cx.app, meter.through(stream), source)
+            pack(cx.app, meter, source)
         except BrokenPipeError:
             raise
         except OSError as error:
-            place = error.filename or source
-            raise PodError("Cannot read %s: %s" % (place, error.strerror or error))
+            reason = (error.filename or source, error.strerror or error)
+            raise PodError("Cannot read %s: %s" % reason)
 
     if not os.path.lexists(source):
         raise NotFound("%s does not exist" % source)
@@ -5982,14 +5941,12 @@ def pack(app, stream, source):
     import tarfile
 
     def entry(member):
-        if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+        if member.isdev():
             app.warn("left out: %s is neither a file nor a directory" % member.name)
             return None
-        member.uid, member.gid, member.uname, member.gname = 0, 0, "", ""
         return member
 
-    how = {"mode": "w", "format": tarfile.GNU_FORMAT, "encoding": sys.getfilesystemencoding()}
-    with tarfile.open(fileobj=stream, errors="surrogateescape", **how) as archive:
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
         archive.add(os.path.realpath(source), "new", filter=entry)
         archive.addfile(tarfile.TarInfo("end"))
 
@@ -6001,42 +5958,46 @@ def copy_from_pod(cx, meter, pod, path, target):
     folder = os.path.dirname(goal.rstrip("/" + os.sep)) or "."
     if not os.path.isdir(folder):
         raise NotFound("%s does not exist" % folder)
-    found = []
+    whole = False
 
     def receive(stream):
-        found.append(unpack(cx.app, meter.through(stream), new))
+        nonlocal whole
+        meter.stream = stream
+        whole = unpack(cx.app, meter, new)
         while stream.read(65536):
             pass
 
     try:
         with tempfile.TemporaryDirectory(prefix=".podstack-", dir=folder) as part:
             new = os.path.join(part, "new")
-            os.mkdir(new)
             run_copy(cx, pod, path, SEND, path, drain=receive)
-            lay_down(new, found[0], goal)
+            if not whole:
+                raise PodError("The pod's answer is not understood")
+            merge(new, goal)
     except OSError as error:
         raise PodError("Cannot write %s: %s" % (goal, error.strerror or error))
 
 
 def unpack(app, stream, new):
-    """Unpack a tar stream into `new`; returns [(names, mode)] of its directories, None if broken.
+    """Unpack a tar stream as `new`, a tree or a single file; False where the stream is broken.
 
     The pod is not trusted. No name leads out of `new`; links are made last, so that nothing is
     written through one; devices, setuid bits and links that point elsewhere are left out.
+    Directories stay the user's to write, or nothing could be moved out of them.
     """
     import shutil
     import tarfile
 
-    modes, links = [], []
-    how = {"mode": "r|", "encoding": sys.getfilesystemencoding(), "tarinfo": short_headers()}
+    links = []
     try:
-        with tarfile.open(fileobj=stream, errors="surrogateescape", **how) as archive:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=short_headers()) as archive:
             for member in archive:
                 names = safe_names(member.name)
-                path = os.path.join(new, *names)
+                in_tree = member.isdir() or os.path.isdir(new)
+                path = os.path.join(new, *names) if in_tree else new
                 if member.isdir():
-                    os.makedirs(path, 0o700, exist_ok=True)
-                    modes.append((names, member.mode & 0o777))
+                    os.makedirs(path, exist_ok=True)
+                    os.chmod(path, member.mode & 0o777 | 0o700)
                 elif member.isreg():
                     with open(path, "xb") as file:
                         shutil.copyfileobj(archive.extractfile(member), file, 65536)
@@ -6048,10 +6009,10 @@ def unpack(app, stream, new):
                     links.append((names, member.linkname))
     except (tarfile.TarError, ValueError, OverflowError) as error:
         app.debug("tar: %s" % error)
-        return None
+        return False
     for names, goal in links:
         make_link(app, new, names, goal)
-    return modes
+    return os.path.exists(new)
 
 
 def short_headers():
@@ -6085,39 +6046,20 @@ def make_link(app, new, names, goal):
     it stands in a directory, not behind a link that was made before it.
     """
     steps = [step for step in goal.split("/") if step not in ("", ".")]
-    folder = os.path.realpath(new)
-    down = steps[min(steps.count(".."), len(names) - 1) :]
+    ups = steps.count("..")
+    stays = goal and not goal.startswith("/") and ups < len(names) and ".." not in steps[ups:]
+    folder = os.path.join(os.path.realpath(new), *names[:-1])
     try:
-        if not (names and goal) or goal.startswith("/") or ".." in down:
+        if not (names and stays and os.path.realpath(folder) == folder):
             raise OSError
-        for name in names[:-1]:
-            folder = os.path.join(folder, name)
-            if os.path.islink(folder):
-                raise OSError
         os.symlink(goal, os.path.join(folder, names[-1]))
     except (OSError, NotImplementedError):
         app.warn("left out: %s (it leads to %s)" % ("/".join(names), goal or "no file"))
 
 
-def lay_down(new, modes, goal):
-    """Move what was unpacked to its goal: a tree, or else a single file."""
-    arrived = os.listdir(new)
-    if modes is None or not (modes or len(arrived) == 1):
-        raise PodError("The pod's answer is not understood")
-    modes = [(os.path.join(goal, *names), mode) for names, mode in modes]
-    fresh = [(path, mode) for path, mode in modes if not os.path.isdir(path)]
-    try:
-        merge(new if modes else os.path.join(new, arrived[0]), goal)
-    finally:
-        for path, mode in reversed(fresh):
-            if os.path.isdir(path):
-                os.chmod(path, mode)
-
-
 def merge(new, goal):
     """Move a tree file by file into the one that is there; never through a link."""
-    trees = [os.path.isdir(path) and not os.path.islink(path) for path in (new, goal)]
-    if not all(trees):
+    if any(os.path.islink(path) or not os.path.isdir(path) for path in (new, goal)):
         os.replace(new, goal)
         return
     for name in os.listdir(new):

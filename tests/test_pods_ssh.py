@@ -181,7 +181,7 @@ def plant(root):
     (root / "sub" / "deep" / "nothing").chmod(0o444)
     (root / "sub" / "twin").symlink_to("blob")
     os.link(str(root / "run.sh"), str(root / "sub" / "same"))
-    (root / "sub" / "deep").chmod(0o550)
+    (root / "sub" / "deep").chmod(0o750)
     for name in ("-rf", "a b", "*", "$HOME", "q'\"", "new\nline", "c:d", "ü\u0301\U0001f600"):
         (root / name).write_text(name)
     with open(os.fsencode(str(root)) + b"/not-utf8-\xff", "wb") as file:
