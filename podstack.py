@@ -6050,7 +6050,7 @@ def make_link(app, new, names, goal):
     stays = goal and not goal.startswith("/") and ups < len(names) and ".." not in steps[ups:]
     folder = os.path.join(os.path.realpath(new), *names[:-1])
     try:
-        if not (names and stays and os.path.realpath(folder) == folder):
+        if not (stays and os.path.realpath(folder) == folder):
             raise OSError
         os.symlink(goal, os.path.join(folder, names[-1]))
     except (OSError, NotImplementedError):

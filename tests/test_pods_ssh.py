@@ -817,7 +817,7 @@ def test_a_header_without_end_is_not_read_into_memory(tmp_path, kind):
     info.size = 1 << 40
     stream = io.BytesIO(info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 21))
     app = podstack.App(None, None, None, {})
-    assert podstack.unpack(app, stream, str(tmp_path)) is None
+    assert podstack.unpack(app, stream, str(tmp_path)) is False
     assert stream.tell() < 1 << 20
 
 
