@@ -592,8 +592,10 @@ def test_a_port_that_is_none(api, cli, port):
 def test_a_pasted_address_is_taken_like_a_callback(api, sign, form):
     keyboard = Typed()
     one = sign(tty=True, stdin=keyboard)
+    started = time.monotonic()
     keyboard.type((form % one.good).encode())
     err = one.login.end(0)
+    assert time.monotonic() - started < 4  # a browser's page is waited for 5 s, and here is none
     assert "If the browser ends at a page that does not load, paste its address here." in err
     assert "Signed in as user@example.com" in err
     keyboard.close_input()
