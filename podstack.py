@@ -2579,7 +2579,6 @@ def find_credential(settings):
 # redirect to another origin, send loopback through a proxy, or repeat a POST that was sent.
 
 RETRIES = 3
-RETRY_STATUSES = (429, 502, 503, 504)
 REPEATABLE = ("GET", "DELETE")
 REDIRECTS = (301, 302, 303, 307, 308)
 CONNECT_SECONDS = 3
@@ -2592,29 +2591,25 @@ CA_BUNDLES = (
     "/etc/ssl/cert.pem",
 )
 CA_HINT = "If your network has its own certificate authority, set PODSTACK_CA_BUNDLE to its file"
-OTHER_PROXIES = ("https", "socks", "socks4", "socks4a", "socks5", "socks5h")
 PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-NOT_HTTP = "its answer is not HTTP"
 CUT_OFF = "its answer was cut off"
+SELF_SIGNED = "its certificate is self-signed"
 UNKNOWN_AUTHORITY = "its certificate comes from an authority that is not trusted here"
+UNVERIFIED = "its certificate cannot be verified"  # 3.6 tells no more
 TLS_PROBLEMS = {  # by OpenSSL's verify code (x509_vfy.h), else by the name of its reason
     2: UNKNOWN_AUTHORITY,
     9: "its certificate is not valid yet (check this machine's clock)",
     10: "its certificate has expired",
-    18: "its certificate is self-signed",
+    18: SELF_SIGNED,
     19: UNKNOWN_AUTHORITY,
     20: UNKNOWN_AUTHORITY,
     21: UNKNOWN_AUTHORITY,
     62: "its certificate is for another host",
     64: "its certificate is for another address",
     66: "its certificate's key is too weak",
-    67: "its authority's key is too weak",
     68: "its certificate's signature is too weak",
-    "CERTIFICATE_VERIFY_FAILED": "its certificate cannot be verified",
-    "EE_KEY_TOO_SMALL": "its certificate's key is too weak",
-    "DH_KEY_TOO_SMALL": "its key exchange is too weak",
+    "CERTIFICATE_VERIFY_FAILED": UNVERIFIED,
     "WRONG_VERSION_NUMBER": "it does not speak TLS on this port",
-    "UNKNOWN_PROTOCOL": "it does not speak TLS on this port",
     "UNSUPPORTED_PROTOCOL": "it has no safe TLS version (1.2 or newer)",
     "TLSV1_ALERT_PROTOCOL_VERSION": "it has no safe TLS version (1.2 or newer)",
 }
@@ -2626,8 +2621,6 @@ class Answer:
     While it is streamed `body` is None and `pieces` yields the bytes as they arrive.
     """
 
-    __slots__ = ("status", "headers", "url", "body", "pieces")
-
     def __init__(self, status, headers, url):
         self.status, self.headers, self.url = status, headers, url
         self.body = self.pieces = None
@@ -2638,8 +2631,7 @@ class Answer:
 
         try:
             text = self.body.decode("utf-8-sig")
-            readers = {"parse_int": integer, "parse_float": finite, "parse_constant": finite}
-            value = json.loads(text, **readers)
+            value = json.loads(text, parse_int=number, parse_float=number, parse_constant=number)
             if "\\ud" in text or "\\uD" in text:  # maybe half a pair, which nothing can hold
                 whole = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass")
                 value = json.loads(whole.decode("utf-16", "replace"))
@@ -2652,18 +2644,15 @@ class Answer:
         return self.body.decode("utf-8", "replace")
 
 
-def finite(text):
-    """Return a JSON number, or None for NaN and what no float can hold: JSON has no word for it."""
+def number(text):
+    """Return a JSON number, or None for NaN, Infinity and what a float cannot hold."""
+    if len(text) <= 4300 and is_digits(text.lstrip("-")):  # int takes quadratic time
+        return int(text)
     value = float(text)
     return value if value - value == 0 else None
 
 
-def integer(text):
-    """Return a JSON integer, or None beyond 4300 digits: int takes quadratic time for them."""
-    return int(text) if len(text) <= 4300 else None
-
-
-class TransportFailure(Exception):
+class TransportFailure(OSError):
     """A connection that did not come about or broke: `reason` in plain words, maybe a `hint`.
 
     `final`: another try cannot help. `sent`: the request may have been carried out.
@@ -2674,12 +2663,25 @@ class TransportFailure(Exception):
         self.reason, self.final, self.hint, self.sent = reason, final, hint, False
 
 
+def seconds_left(deadline):
+    """Return the seconds until `deadline` (monotonic); raises TimeoutError where none is left."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+def require(sound):
+    if not sound:
+        raise TransportFailure("its answer is not HTTP", final=True)
+
+
 class Link(io.RawIOBase):
     """A connection, and the answers read from it (RFC 9112).
 
-    Its reads and writes all end by `deadline` (monotonic), however slowly bytes drip in; a stream
-    has none, there `silence` limits each single wait. An answer that is longer than `allowance`, or
-    that bends the rules, ends in TransportFailure.
+    Its reads and writes all end by `deadline`, however slowly bytes drip in; where `silence` is
+    set, that limits each single wait instead. An answer that is longer than `allowance`, or that
+    bends the rules, ends in TransportFailure.
     """
 
     def __init__(self, sock, deadline):
@@ -2687,16 +2689,9 @@ class Link(io.RawIOBase):
         self.allowance, self.keeps_open = MAX_ANSWER_BYTES, True
         self.reader = io.BufferedReader(self, MAX_LINE_BYTES)
 
-    def end(self):
-        self.sock.close()
-
     def arm(self):
-        import socket
-
-        left = self.silence if self.deadline is None else self.deadline - time.monotonic()
-        if left <= 0:
-            raise socket.timeout("timed out")
-        self.sock.settimeout(left)
+        timed = self.silence is None
+        self.sock.settimeout(seconds_left(self.deadline) if timed else self.silence)
 
     def send(self, data):
         while data:
@@ -2705,14 +2700,13 @@ class Link(io.RawIOBase):
 
     def is_quiet(self):
         """Tell whether nothing came after the last answer: it would answer no request (§9.2)."""
-        self.deadline = 0  # so that peek sees what was read already, and reads no more
-        for look in (self.reader.peek, self.sock.recv):
-            try:
-                look(1)
-                return False
-            except OSError:
-                self.sock.settimeout(0)
-        return True
+        self.silence, self.allowance = 0, MAX_ANSWER_BYTES
+        try:
+            self.reader.peek(1)
+            return False
+        except OSError:
+            self.silence = None
+            return True
 
     def readable(self):
         return True
@@ -2720,17 +2714,16 @@ class Link(io.RawIOBase):
     def readinto(self, buffer):
         self.arm()
         count = self.sock.recv_into(buffer)
-        if self.deadline is not None:
-            self.allowance -= count
-            if self.allowance < 0:
-                raise TransportFailure("its answer is larger than 10 MB", final=True)
+        self.allowance -= count
+        if self.allowance < 0:
+            raise TransportFailure("its answer is larger than 10 MB", final=True)
         return count
 
     def read_line(self):
         line = self.reader.readline(MAX_LINE_BYTES)
         if not line.endswith(b"\n"):
-            endless = len(line) == MAX_LINE_BYTES
-            raise TransportFailure(NOT_HTTP if endless else CUT_OFF, final=endless)
+            require(len(line) < MAX_LINE_BYTES)
+            raise TransportFailure(CUT_OFF)
         return line.decode("latin-1").rstrip("\r\n")
 
     def read_head(self):
@@ -2741,8 +2734,7 @@ class Link(io.RawIOBase):
         while status < 200:
             version, _, rest = self.read_line().partition(" ")
             digits, _, reason = rest.partition(" ")
-            if not version.startswith("HTTP/1.") or len(digits) != 3 or not is_digits(digits):
-                raise TransportFailure(NOT_HTTP, final=True)
+            require(version.startswith("HTTP/1.") and len(digits) == 3 and is_digits(digits))
             status, headers = int(digits), self.read_headers()
         closes = "close" in headers.get("connection", "").lower()
         self.keeps_open = version != "HTTP/1.0" and not closes
@@ -2752,8 +2744,7 @@ class Link(io.RawIOBase):
         headers = {}
         for count, line in enumerate(iter(self.read_line, "")):
             name, colon, value = line.partition(":")
-            if not colon or not is_token(name) or count == MAX_HEADERS:
-                raise TransportFailure(NOT_HTTP, final=True)
+            require(colon and is_token(name) and count < MAX_HEADERS)
             name, value = name.lower(), value.strip(" \t")
             headers[name] = "%s, %s" % (headers[name], value) if name in headers else value
         return headers
@@ -2764,32 +2755,24 @@ class Link(io.RawIOBase):
         if method == "HEAD" or status in (204, 304):
             return
         if "transfer-encoding" in headers:
-            if headers["transfer-encoding"].lower() != "chunked":
-                raise TransportFailure(NOT_HTTP, final=True)
-            for piece in self.read_chunks():
-                yield piece
+            require(headers["transfer-encoding"].lower() == "chunked")
+            yield from self.read_chunks()
         elif length:
-            if not is_digits(length) or len(length) > 18:
-                raise TransportFailure(NOT_HTTP, final=True)
-            for piece in self.read_exactly(int(length)):
-                yield piece
+            require(is_digits(length) and len(length) <= 18)
+            yield from self.read_exactly(int(length))
         else:
             self.keeps_open = False
-            for piece in iter(lambda: self.reader.read1(MAX_LINE_BYTES), b""):
-                yield piece
+            yield from iter(lambda: self.reader.read1(MAX_LINE_BYTES), b"")
 
     def read_chunks(self):
         """Yield the pieces of a chunked body (§7.1); what trails it is dropped."""
-        while True:
-            size = self.read_line().partition(";")[0].strip(" \t")
-            if not size or size.strip("0123456789abcdefABCDEF"):
-                raise TransportFailure(NOT_HTTP, final=True)
-            if not int(size, 16):
-                break
-            for piece in self.read_exactly(int(size, 16)):
-                yield piece
-            if self.read_line():
-                raise TransportFailure(NOT_HTTP, final=True)
+        size = None
+        while size != 0:
+            digits = self.read_line().partition(";")[0].strip(" \t")
+            require(digits and not digits.strip("0123456789abcdefABCDEF"))
+            size = int(digits, 16)
+            yield from self.read_exactly(size)
+            require(not size or not self.read_line())
         while self.read_line():
             pass
 
@@ -2804,8 +2787,6 @@ class Link(io.RawIOBase):
 
 class Proxy:
     """The proxy for a request: where it is, how to sign in there, which variable named it."""
-
-    __slots__ = ("host", "port", "authorization", "variable")
 
     def __init__(self, host, port, authorization, variable):
         self.host, self.port = host, port
@@ -2832,48 +2813,52 @@ class Http:
         """
         if self.context:
             yield self.context
-        elif self.ca_bundle:
-            yield tls_context(lambda context: load_bundle(context, self.ca_bundle))
-        else:
-            if has_hashed_certificates(HASHED_CA_DIRECTORY):
-                yield tls_context(lambda context: load_bundle(context, HASHED_CA_DIRECTORY))
-            yield tls_context(load_system_certificates)
+            return
+        if not self.ca_bundle and has_hashed_certificates(HASHED_CA_DIRECTORY):
+            yield tls_context(HASHED_CA_DIRECTORY)
+        yield tls_context(self.ca_bundle)
 
     def connect(self, url, deadline):
-        """Return a connected (and for https verified) socket.
+        """Return a connected (and for https verified) socket; raises OSError.
 
         Before the second try of a server that is not known nothing was sent but the handshake.
         """
         if url.scheme == "http":
             return self.dial(url.host, url.port, deadline)
-        failure = None
+        import ssl
+
+        proxy = self.proxy_for(url)
+        # As bytes the name skips the idna codec; 3.6 compares it as text.
+        name = url.host if sys.version_info < (3, 7) else url.host.encode("ascii")
         for context in self.tls_contexts():
-            sock = self.dial_through_proxy(url, deadline)
+            if proxy:
+                sock = self.tunnel(proxy, url, deadline)
+            else:
+                sock = self.dial(url.host, url.port, deadline)
+            sock.settimeout(seconds_left(deadline))
             try:
-                sock.settimeout(max(0.001, deadline - time.monotonic()))
-                # As bytes the name skips the idna codec; 3.6 compares it as text.
-                name = url.host if sys.version_info < (3, 7) else url.host.encode("ascii")
                 secured = context.wrap_socket(sock, server_hostname=name)
                 self.context = context
                 return secured
-            except BaseException as error:
-                sock.close()
-                failure = error
-                if not is_unknown_authority(error):
+            except (OSError, ssl.CertificateError) as error:
+                failure = self.failure_of(error)
+                if failure.reason not in (SELF_SIGNED, UNKNOWN_AUTHORITY, UNVERIFIED):
                     break
         raise failure
 
     def proxy_for(self, url):
         """Return the Proxy for `url`, or None; raises TransportFailure for one of another kind."""
         variable = next((name for name in PROXY_VARIABLES if self.app.env(name)), None)
+        if variable is None or url.is_loopback:
+            return None
         skipped = self.app.env("no_proxy") or self.app.env("NO_PROXY") or ""
-        if variable is None or url.is_loopback or skips_proxy(skipped, url):
+        if any(skips_proxy(name, url) for name in skipped.lower().replace(",", " ").split()):
             return None
         text = self.app.env(variable).strip()
-        scheme, _, rest = text.partition("://") if "://" in text else ("http", "", text)
+        scheme, _, rest = (text if "://" in text else "http://" + text).partition("://")
         if scheme.lower() != "http":
-            # The word alone: in a text of another shape a password may stand before "://".
-            kind = "%s:// " % scheme.lower() if scheme.lower() in OTHER_PROXIES else ""
+            # In a text of another shape a password may stand before "://".
+            kind = "%s:// " % scheme.lower() if scheme.isalnum() else ""
             reason = "%s names a %sproxy, and only http:// ones are supported" % (variable, kind)
             raise TransportFailure(reason, final=True)
         user, _, authority = rest.rpartition("@")
@@ -2893,60 +2878,44 @@ class Http:
         self.app.guard(unquote_to_bytes(password).decode("utf-8", "replace"))
         return "Basic " + self.app.guard(base64.b64encode(pair).decode("ascii"))
 
-    def dial_through_proxy(self, url, deadline):
-        """Return a TCP connection to the host, through a tunnel of the proxy where there is one."""
-        proxy = self.proxy_for(url)
-        if proxy is None:
-            return self.dial(url.host, url.port, deadline)
+    def tunnel(self, proxy, url, deadline):
+        """Return a connection through the proxy's tunnel to a host (RFC 9110 §9.3.6)."""
+        target = "%s:%d" % ("[%s]" % url.host if ":" in url.host else url.host, url.port)
+        head = "CONNECT %s HTTP/1.1\r\nHost: %s\r\n" % (target, target)
+        self.app.debug("> CONNECT %s through %s" % (target, proxy))
+        if proxy.authorization:
+            self.app.debug("> Proxy-Authorization: Basic ****")
+            head += "Proxy-Authorization: %s\r\n" % proxy.authorization
         try:
-            return self.tunnel(proxy, url, deadline)
-        except (OSError, TransportFailure) as error:
+            link = Link(self.dial(proxy.host, proxy.port, deadline), deadline)
+            link.send((head + "\r\n").encode("ascii"))
+            status, reason, _ = link.read_head()
+            if not 200 <= status < 300:
+                refusal = ("it refused (HTTP %d %s" % (status, reason)).rstrip() + ")"
+                raise TransportFailure(refusal, final=status < 500)
+            return link.sock
+        except OSError as error:
             failure = self.failure_of(error)
             failure.reason = "%s: %s" % (proxy, failure.reason)
             failure.hint = "The proxy is from %s; NO_PROXY names what goes without" % proxy.variable
             raise failure
 
-    def tunnel(self, proxy, url, deadline):
-        """Return a connection through the proxy's tunnel to a host (RFC 9110 §9.3.6)."""
-        target = "%s:%d" % ("[%s]" % url.host if ":" in url.host else url.host, url.port)
-        lines = ["CONNECT %s HTTP/1.1" % target, "Host: " + target]
-        self.app.debug("> CONNECT %s through %s" % (target, proxy))
-        if proxy.authorization:
-            self.app.debug("> Proxy-Authorization: Basic ****")
-            lines.append("Proxy-Authorization: " + proxy.authorization)
-        link = Link(self.dial(proxy.host, proxy.port, deadline), deadline)
-        try:
-            link.send(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
-            status, reason, _ = link.read_head()
-            if not 200 <= status < 300:
-                refusal = "it refused (HTTP %d %s" % (status, reason)
-                raise TransportFailure(refusal.rstrip() + ")", final=status < 500)
-            return link.sock
-        except BaseException:
-            link.end()
-            raise
-
     def dial(self, host, port, deadline):
         """Return a TCP connection to the first address of `host` that answers; raises OSError."""
         import socket
 
-        failure = None
-        found = resolve(host, port, deadline)
-        for place, (family, kind, protocol, _, address) in enumerate(found, 1):
-            left = max(0.001, deadline - time.monotonic())
-            sock = socket.socket(family, kind, protocol)
+        failure, addresses = None, resolve(host, port, deadline)
+        for place, address in enumerate(addresses, 1):
+            left = seconds_left(deadline)
+            # A dead address must leave time for the next one (IPv6 that leads nowhere).
+            wait = left if place == len(addresses) else min(left, CONNECT_SECONDS)
             try:
-                # A dead address must leave time for the next one (IPv6 that leads nowhere).
-                sock.settimeout(left if place == len(found) else min(left, CONNECT_SECONDS))
-                sock.connect(address)
+                sock = socket.create_connection((address, port), wait)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 return sock
-            except BaseException as error:
-                sock.close()
+            except OSError as error:
                 failure = failure or error
-                if not isinstance(error, OSError):
-                    raise
         raise failure
 
     # -- the request
@@ -2964,8 +2933,8 @@ class Http:
             answer = failure = None
             try:
                 answer = self.attempt(method, url, dict(headers), body, deadline, silence)
-                repeatable = answer.status in RETRY_STATUSES
-                repeatable = repeatable and (method in REPEATABLE or answer.status == 429)
+                busy = answer.status in (502, 503, 504) and method in REPEATABLE
+                repeatable = busy or answer.status == 429
             except TransportFailure as error:
                 failure = error
                 repeatable = not error.final and (method in REPEATABLE or not error.sent)
@@ -2994,82 +2963,80 @@ class Http:
         then over a new one: whether anything was carried out is never in doubt.
         """
         content = request_bytes(self.app, method, url, headers, body)
-        try:
-            link = self.idle[url.origin].pop() if method == "GET" else None
-        except (KeyError, IndexError):
-            link = None
-        if link and not link.is_quiet():
-            link.end()
-        elif link:
+        link = self.idle_link(url) if method == "GET" else None
+        if link:
             try:
                 return self.exchange(link, method, url, content, deadline, silence)
             except TransportFailure as failure:
                 self.app.debug("kept-alive connection: %s" % failure)
         try:
             link = Link(self.connect(url, deadline), deadline)
-        except Exception as error:
+        except OSError as error:
             raise self.failure_of(error)
+        return self.exchange(link, method, url, content, deadline, silence)
+
+    def idle_link(self, url):
+        """Return a kept-alive connection that can be used again, or None."""
         try:
-            return self.exchange(link, method, url, content, deadline, silence)
-        except TransportFailure as failure:
-            failure.sent = True
-            raise
+            link = self.idle[url.origin].pop()
+        except (KeyError, IndexError):
+            return None
+        if link.is_quiet():
+            return link
+        link.sock.close()
 
     def exchange(self, link, method, url, content, deadline, silence):
         """Send a request over `link` and return its Answer; raises TransportFailure."""
         started = time.monotonic()
-        link.deadline, link.allowance = deadline, MAX_ANSWER_BYTES
+        link.deadline = deadline
         try:
             link.send(content)
             status, _, headers = link.read_head()
             answer = Answer(status, headers, url)
             pieces = link.read_body(method, status, headers)
             if silence and status == 200:
-                link.silence = silence
-                answer.pieces = self.streamed(link, pieces, url)
-                self.log_answer(answer, started)
-                return answer
-            answer.body = b"".join(pieces)
-        except BaseException as error:
-            link.end()
-            raise self.failure_of(error)
-        if link.keeps_open:
-            self.idle.setdefault(url.origin, []).append(link)
-        else:
-            link.end()
-        self.log_answer(answer, started)
+                answer.pieces = self.streamed(link, pieces, url, silence)
+            else:
+                answer.body = b"".join(pieces)
+                if link.keeps_open:
+                    self.idle.setdefault(url.origin, []).append(link)
+                else:
+                    link.sock.close()
+        except OSError as error:
+            link.sock.close()
+            failure = self.failure_of(error)
+            failure.sent = True
+            raise failure
+        spent, size = (time.monotonic() - started) * 1000, len(answer.body or b"")
+        line = "HTTP %d in %.0f ms, %d bytes" % (status, spent, size)
+        debug_message(self.app, "<", line, headers, answer.body)
         return answer
 
-    def streamed(self, link, pieces, url):
-        """Yield a long answer as it arrives, within no limit but the link's `silence`."""
-        link.deadline = None
+    def streamed(self, link, pieces, url, silence):
+        """Yield a long answer as it arrives, within no limit but `silence`."""
+        link.silence, link.allowance = silence, float("inf")
         try:
-            for piece in pieces:
-                yield piece
-        except (OSError, TransportFailure) as error:
+            yield from pieces
+        except OSError as error:
             raise unreachable(url, self.failure_of(error))
         finally:
-            link.end()
+            link.sock.close()
 
     def failure_of(self, error):
-        """Return the TransportFailure for a low-level error; interrupts and bugs come back."""
+        """Return the TransportFailure, in plain words, for what failed below."""
+        import socket
         import ssl
 
+        if isinstance(error, TransportFailure):
+            return error
         if isinstance(error, (ssl.SSLError, ssl.CertificateError)):
             return tls_failure(error)
-        if isinstance(error, OSError):
-            return TransportFailure(plain_reason(error, self.timeout), is_unknown_name(error))
-        return error
-
-    def log_answer(self, answer, started):
-        if not self.app.debugging:
-            return
-        spent, body = (time.monotonic() - started) * 1000, answer.body or b""
-        self.app.debug("< HTTP %d in %.0f ms, %d bytes" % (answer.status, spent, len(body)))
-        for name, value in answer.headers.items():
-            self.app.debug("< %s: %s" % (name, masked_header(name, value)))
-        if body:
-            self.app.debug("< " + redact_names(redact(answer.text, self.app.secrets))[:MAX_SHOWN])
+        if isinstance(error, (TimeoutError, socket.timeout)):
+            return TransportFailure("no answer within %g s" % self.timeout)
+        if isinstance(error, socket.gaierror):
+            final = error.errno != socket.EAI_AGAIN
+            return TransportFailure("its name cannot be resolved", final)
+        return TransportFailure(str(error.strerror or error).lower())
 
 
 def unreachable(url, failure):
@@ -3095,31 +3062,39 @@ def redirect_goal(method, url, answer, redirects):
 
 
 def request_bytes(app, method, url, headers, body):
-    """Return a request as it goes over the wire; raises ValueError for a broken header."""
+    """Return a request as it goes over the wire."""
+    python = "python %d.%d" % sys.version_info[:2]
     known = {
         "Host": url.origin.partition("://")[2],
-        "User-Agent": user_agent(app.platform),
+        "User-Agent": "podstack-cli/%s (%s; %s)" % (VERSION, python, app.platform),
         "Accept": "application/json",
     }
     known.update(headers)
-    if body is not None or method not in ("GET", "HEAD", "DELETE"):
+    if body is not None or method not in REPEATABLE:
         known["Content-Length"] = str(len(body or b""))
+    debug_message(app, ">", "%s %s" % (method, url), known, body)
     lines = ["%s %s HTTP/1.1" % (method, url.target)]
     lines += ["%s: %s" % pair for pair in known.items()]
-    if any(char < " " or char > "~" for line in lines for char in line):
-        raise ValueError("a request's head holds a character that it may not")
-    if app.debugging:
-        app.debug("> %s %s" % (method, url))
-        for name, value in known.items():
-            app.debug("> %s: %s" % (name, masked_header(name, value)))
-        if body:
-            text = body.decode("utf-8", "replace")
-            app.debug("> " + redact_names(redact(text, app.secrets))[:MAX_SHOWN])
     return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + (body or b"")
 
 
+def debug_message(app, mark, line, headers, body):
+    """Show a request (>) or an answer (<) where --debug asks for it."""
+    if not app.debugging:
+        return
+    app.debug("%s %s" % (mark, line))
+    for name, value in headers.items():
+        if name.lower() == "authorization":
+            kind, _, token = value.partition(" ")
+            value = "%s %s" % (kind, mask(token))
+        app.debug("%s %s: %s" % (mark, name, "****" if name == "set-cookie" else value))
+    if body:
+        text = body.decode("utf-8", "replace")
+        app.debug("%s %s" % (mark, redact_names(redact(text, app.secrets))[:MAX_SHOWN]))
+
+
 def resolve(host, port, deadline):
-    """Return the addresses of a host, as getaddrinfo does; raises OSError.
+    """Return the addresses of a host as bytes (text would load the idna codec); raises OSError.
 
     In a thread: getaddrinfo itself has no time limit, nor does Ctrl-C end it.
     """
@@ -3131,7 +3106,8 @@ def resolve(host, port, deadline):
     def look_up(names):
         try:
             for name in names:
-                found.extend(socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM))
+                for entry in socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM):
+                    found.append(entry[4][0].encode("ascii"))
         except OSError as error:
             failed.append(error)
 
@@ -3139,33 +3115,26 @@ def resolve(host, port, deadline):
     names = ("127.0.0.1", "::1") if host == "localhost" else (host.encode("ascii"),)
     worker = threading.Thread(target=look_up, args=(names,), daemon=True)
     worker.start()
-    worker.join(max(0.001, deadline - time.monotonic()))
+    worker.join(seconds_left(deadline))
     if not found:
-        raise failed[0] if failed else socket.timeout("timed out")
-    return list(found)
+        raise failed[0] if failed else TimeoutError("timed out")
+    return found
 
 
-def skips_proxy(listed, url):
-    """Tell whether NO_PROXY names a host: itself, a domain above it, its network, or *."""
-    for entry in listed.lower().replace(",", " ").split():
-        name, port = entry, ""
-        if entry.count(":") == 1 or "]:" in entry:
-            name, _, port = entry.rpartition(":")
-        name = name.strip("[]").lstrip("*").lstrip(".")
-        if port and port != str(url.port):
-            continue
-        if entry == "*" or (name and ("." + url.host).endswith("." + name)):
-            return True
-        if ("/" in name or ":" in name) and in_network(url.host, name):
-            return True
-    return False
-
-
-def in_network(host, network):
+def skips_proxy(entry, url):
+    """Tell whether an entry of NO_PROXY is a host, a domain above it, its network, or *."""
     import ipaddress
 
+    name, port = entry, ""
+    if entry.count(":") == 1 or "]:" in entry:
+        name, _, port = entry.rpartition(":")
+    name = name.strip("[]").lstrip("*.")
+    if port and port != str(url.port):
+        return False
+    if entry == "*" or (name and ("." + url.host).endswith("." + name)):
+        return True
     try:
-        return ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False)
+        return ipaddress.ip_address(url.host) in ipaddress.ip_network(name, strict=False)
     except ValueError:
         return False
 
@@ -3186,18 +3155,6 @@ def check_service(answer):
     return answer
 
 
-def user_agent(platform):
-    return "podstack-cli/%s (python %d.%d; %s)" % ((VERSION,) + sys.version_info[:2] + (platform,))
-
-
-def masked_header(name, value):
-    """Return a header's value as it may be shown."""
-    kind, _, secret = value.partition(" ")
-    if name.lower() == "authorization":
-        return "%s %s" % (kind, mask(secret))
-    return "****" if name.lower() == "set-cookie" else value
-
-
 def retry_after(answer, now):
     """Return the seconds that the server asks to wait (RFC 9110 §10.2.3), or None."""
     text = answer.headers.get("retry-after", "")
@@ -3216,8 +3173,8 @@ def retry_after(answer, now):
     return None
 
 
-def tls_context(load):
-    """Return a TLS context that verifies a server against the certificates that `load` loads."""
+def tls_context(bundle):
+    """Return a TLS context that trusts what `bundle` holds, or what the system has."""
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -3230,7 +3187,10 @@ def tls_context(load):
             context.set_ciphers("DEFAULT:@SECLEVEL=2")
         except ssl.SSLError:
             context.set_ciphers("HIGH:!aNULL:!eNULL:!MD5:!3DES")  # LibreSSL has no levels
-    load(context)
+    if bundle:
+        load_bundle(context, bundle)
+    else:
+        load_system_certificates(context)
     return context
 
 
@@ -3243,6 +3203,8 @@ def has_hashed_certificates(directory):
 
 def load_bundle(context, path):
     """Trust exactly the authorities of a PEM file or a hashed directory."""
+    import ssl
+
     path = os.path.expanduser(path)
     problem = "CA bundle %s: " % path
     if os.path.isdir(path):
@@ -3250,8 +3212,6 @@ def load_bundle(context, path):
             hint = "Run: openssl rehash %s" % path
             raise TransportFailure(problem + "it has no hashed certificates", True, hint)
         return context.load_verify_locations(capath=path)
-    import ssl
-
     try:
         context.load_verify_locations(cafile=path)
     except ssl.SSLError:
@@ -3269,18 +3229,6 @@ def load_system_certificates(context):
                 return context.load_verify_locations(cafile=path)
 
 
-def is_unknown_authority(error):
-    """Tell whether a TLS failure may come from a missing authority alone (3.6 gives no code)."""
-    known = getattr(error, "verify_code", None)
-    return "CERTIFICATE_VERIFY_FAILED" in str(error) and known in (None, 2, 18, 19, 20, 21)
-
-
-def is_unknown_name(error):
-    import socket
-
-    return isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
-
-
 def tls_failure(error):
     """Return the TransportFailure for a TLS error, in plain words."""
     import ssl
@@ -3288,27 +3236,13 @@ def tls_failure(error):
     if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         return TransportFailure("it closed the connection during the TLS handshake")
     name = getattr(error, "reason", None) or ""
-    code = getattr(error, "verify_code", None)
-    if "doesn't match" in str(error) or "no appropriate" in str(error):  # match_hostname of 3.6
+    code = getattr(error, "verify_code", name)
+    if not isinstance(error, ssl.SSLError):  # match_hostname of 3.6
         code = 62
-    refused = code or name in ("CERTIFICATE_VERIFY_FAILED", "EE_KEY_TOO_SMALL")
     words = getattr(error, "verify_message", None) or name.replace("_", " ").lower() or error
-    unknown = ("its certificate is refused: %s" if code else "TLS failed: %s") % words
-    reason = TLS_PROBLEMS.get(code) or (not code and TLS_PROBLEMS.get(name)) or unknown
+    refused = isinstance(error, ssl.CertificateError) or name == "CERTIFICATE_VERIFY_FAILED"
+    reason = TLS_PROBLEMS.get(code, "TLS failed: %s" % words)
     return TransportFailure(reason, final=True, hint=CA_HINT if refused else None)
-
-
-def plain_reason(error, timeout):
-    """Return why a connection failed, in plain words."""
-    import socket
-
-    if isinstance(error, socket.timeout):
-        return "no answer within %g s" % timeout
-    if isinstance(error, socket.gaierror):
-        return "its name cannot be resolved"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    return str(error.strerror or error).lower()
 
 
 # == login: from nothing to a token, and from an old token to a new one ======================
