@@ -2871,12 +2871,11 @@ class Http:
 
     def proxy_authorization(self, user):
         import base64
-        from urllib.parse import unquote_to_bytes
+        from urllib.parse import unquote, unquote_to_bytes
 
-        pair, password = unquote_to_bytes(user), user.partition(":")[2]
-        self.app.guard(password)
-        self.app.guard(unquote_to_bytes(password).decode("utf-8", "replace"))
-        return "Basic " + self.app.guard(base64.b64encode(pair).decode("ascii"))
+        self.app.guard(unquote(user.partition(":")[2]))
+        pair = base64.b64encode(unquote_to_bytes(user)).decode("ascii")
+        return "Basic " + self.app.guard(pair)
 
     def tunnel(self, proxy, url, deadline):
         """Return a connection through the proxy's tunnel to a host (RFC 9110 §9.3.6)."""
@@ -2984,6 +2983,7 @@ class Http:
         if link.is_quiet():
             return link
         link.sock.close()
+        return None
 
     def exchange(self, link, method, url, content, deadline, silence):
         """Send a request over `link` and return its Answer; raises TransportFailure."""
@@ -3018,11 +3018,11 @@ class Http:
         try:
             yield from pieces
         except OSError as error:
-            raise unreachable(url, self.failure_of(error))
+            raise unreachable(url, self.failure_of(error, silence))
         finally:
             link.sock.close()
 
-    def failure_of(self, error):
+    def failure_of(self, error, limit=None):
         """Return the TransportFailure, in plain words, for what failed below."""
         import socket
         import ssl
@@ -3032,10 +3032,9 @@ class Http:
         if isinstance(error, (ssl.SSLError, ssl.CertificateError)):
             return tls_failure(error)
         if isinstance(error, (TimeoutError, socket.timeout)):
-            return TransportFailure("no answer within %g s" % self.timeout)
+            return TransportFailure("no answer within %g s" % (limit or self.timeout))
         if isinstance(error, socket.gaierror):
-            final = error.errno != socket.EAI_AGAIN
-            return TransportFailure("its name cannot be resolved", final)
+            return TransportFailure("its name cannot be resolved", error.errno != socket.EAI_AGAIN)
         return TransportFailure(str(error.strerror or error).lower())
 
 
@@ -3218,7 +3217,7 @@ def load_bundle(context, path):
         hint = "It must be in PEM form (-----BEGIN CERTIFICATE-----)"
         raise TransportFailure(problem + "it holds no certificates", True, hint)
     except OSError as error:
-        raise TransportFailure(problem + (error.strerror or str(error)).lower(), True)
+        raise TransportFailure(problem + error.strerror.lower(), True)
 
 
 def load_system_certificates(context):
