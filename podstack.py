@@ -4551,10 +4551,11 @@ def auth_login(cx, args):
 
 def read_token(app, text):
     """Return the token in `text`; without one it comes from stdin, which a terminal hides."""
-    if text in ("-", None) and app.is_terminal(app.stdin):
-        text = app.ask_secret("API token: ")
-    elif text in ("-", None):
-        text = app.stdin.read(MAX_TOKEN_LETTERS + 2) if app.stdin else ""
+    if text in ("-", None):
+        if app.is_terminal(app.stdin):
+            text = app.ask_secret("API token: ")
+        else:
+            text = app.stdin.read(MAX_TOKEN_LETTERS + 2) if app.stdin else ""
     text = app.guard(text.strip())
     if is_token(text):
         return text
@@ -4594,7 +4595,7 @@ def token_facts(user):
 def record_login(cx, profile, storage, login, user):
     """Store a login and say who, which profile, where, and what overrides it."""
     app, settings = cx.app, cx.settings
-    earlier, was_signed_in = profile.get("email"), profile.holds_login
+    replaced = profile.holds_login and (profile.get("email") or "this profile")
     if user:
         login.email = user["email"] if isinstance(user.get("email"), str) else None
         stated = token_facts(user).get("expires_at")
@@ -4604,8 +4605,8 @@ def record_login(cx, profile, storage, login, user):
         save_login(settings, profile.name, login, storage)
     place = "the keyring" if storage == "keyring" else settings.path
     who = login.email or (user and user.get("account_id"))
-    if was_signed_in:
-        app.say("Replaced the login of %s" % (earlier or "this profile"))
+    if replaced:
+        app.say("Replaced the login of %s" % replaced)
     app.say("Signed in %s" % ("as %s" % who if who else "(the token was not verified)"))
     app.say("Profile '%s': token stored in %s" % (profile.name, place))
     if app.env("PODSTACK_API_TOKEN"):
@@ -5186,14 +5187,6 @@ def delete_plan(config, name):
 # -- project
 
 
-PROJECT_COLUMNS = (
-    ("NAME", field("name")),
-    ("ID", field("id")),
-    ("CREATED", date_of("created_at")),
-    ("DESCRIPTION", field("description", "")),
-)
-
-
 @command("project list", ("podstack project list", "the current one is marked"))
 def project_list(cx, args):
     """List the projects; * marks the current one."""
@@ -5202,8 +5195,14 @@ def project_list(cx, args):
     def mark(row):
         return "*" if current and current in (row.get("id"), row.get("name")) else ""
 
-    pages = cx.api.pages("projects", "/projects")
-    print_rows(cx, pages, (("", mark),) + PROJECT_COLUMNS)
+    columns = (
+        ("", mark),
+        ("NAME", field("name")),
+        ("ID", field("id")),
+        ("CREATED", date_of("created_at")),
+        ("DESCRIPTION", field("description", "")),
+    )
+    print_rows(cx, cx.api.pages("projects", "/projects"), columns)
 
 
 @command(
@@ -5251,7 +5250,7 @@ def project_create(cx, args):
     if args.desc is not None:
         body["description"] = args.desc
     project = cx.api.create("project", "/projects", body)
-    cx.app.say("Created project '%s'" % printable(project.get("name") or args.name))
+    cx.app.say("Created project '%s'" % (project.get("name") or args.name))
     print_created(cx, project)
     if args.use:
         store_project(cx, args.name)
@@ -6189,7 +6188,7 @@ def update(cx, args):
     origin = origin.rstrip("/")
     version, script = fetch_installer(cx, origin)
     if args.check:
-        news = "is the newest" if version == VERSION else "can be updated to " + printable(version)
+        news = "is the newest" if version == VERSION else "can be updated to " + version
         cx.app.out("podstack %s %s" % (VERSION, news))
         return
     check_is_ours(os.path.dirname(SOURCE))
@@ -6199,7 +6198,7 @@ def update(cx, args):
     environ = {"PODSTACK_INSTALL_URL": origin}
     bundle = cx.settings.get("ca_bundle")
     if bundle:
-        environ.update({"CURL_CA_BUNDLE": bundle, "SSL_CERT_FILE": bundle})
+        environ.update(CURL_CA_BUNDLE=bundle, SSL_CERT_FILE=bundle)
     done = cx.app.run(argv, script.encode("utf-8"), timeout=600, env=environ, inherit=True)
     if done.code:
         raise PodError("The installer failed (exit %d); this podstack stays as it is" % done.code)
@@ -6377,7 +6376,7 @@ def help_text(words, topics=()):
     found, _ = find_command(words)
     if found:
         return help_command(found)
-    if len(words) == 1 and words[0] in dict(GROUPS):
+    if words in [[group] for group, _ in GROUPS]:
         return help_group(words[0])
     raise unknown_command(words, topics)
 
@@ -6555,7 +6554,7 @@ def dispatch(argv, app):
     if line.asks_for("-h", "--help"):
         app.write(help_text(line.words))
         return 0
-    if not line.words or (len(line.words) == 1 and line.words[0] in dict(GROUPS)):
+    if line.words in [[]] + [[group] for group, _ in GROUPS]:
         read_options(line.words, [], line.options)
         app.complain(*help_text(line.words).splitlines())
         return UsageError.code
@@ -6633,8 +6632,8 @@ Register-ArgumentCompleter -Native -CommandName podstack -ScriptBlock {
 def completion(cx, args):
     """Print the completion script for a shell."""
     if args.shell not in COMPLETION_SCRIPTS:
-        raise UsageError("Unknown shell '%s'" % args.shell,
-                         "Shells: %s" % ", ".join(COMPLETION_SCRIPTS))  # fmt: skip
+        shells = "Shells: %s" % ", ".join(COMPLETION_SCRIPTS)
+        raise UsageError("Unknown shell '%s'" % args.shell, shells)
     cx.app.write(COMPLETION_SCRIPTS[args.shell])
 
 
