@@ -4854,7 +4854,8 @@ def auth_doctor(cx, args):
     lines = []
     for row in findings.rows:
         lines.append("%-4s  %-9s  %s" % (row["status"], row["check"], row["detail"]))
-        lines += ["%17s-> %s" % ("", row["fix"])] if row["fix"] else []
+        if row["fix"]:
+            lines.append("%17s-> %s" % ("", row["fix"]))
     print_fixed(cx, findings.rows, *lines)
     if any(row["status"] == "fail" for row in findings.rows):
         raise PodError("Something needs mending")
@@ -6297,13 +6298,13 @@ def find_command(words):
 
 def columns_of(pairs):
     """Return help lines of (left, right) pairs, aligned and within 80 columns."""
-    width = min(max(len(str(left)) for left, _ in pairs), 26)
+    width = min(max(len(left) for left, _ in pairs), 26)
     lines = []
     for left, right in pairs:
-        if len(str(left)) > width:
-            lines.append("  %s" % left)
+        if len(left) > width:
+            lines.append("  " + left)
             left = ""
-        lines.append("  %s  %s" % (str(left).ljust(width), right))
+        lines.append("  %s  %s" % (left.ljust(width), right))
     return lines
 
 
@@ -6327,7 +6328,7 @@ def help_page(usage, about, examples, tables, end):
 
 
 def with_help(parts):
-    return [(part, part.help) for part in parts]
+    return [(str(part), part.help) for part in parts]
 
 
 def help_command(found):
