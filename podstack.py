@@ -4933,7 +4933,8 @@ def check_endpoint(cx, findings):
     except TransportFailure as error:
         raise PodError(error.reason, "Correct HTTPS_PROXY")
     except Unreachable as error:
-        error.hint = error.hint.replace(DOCTOR_HINT, "Try it with: curl -v %s" % url.origin)
+        if error.hint in ("", DOCTOR_HINT):
+            error.hint = "Try it with: curl -v %s" % url.origin
         raise
     detail = "%s %s" % (url.origin, "through %s" % proxy if proxy else "directly")
     if url.scheme == "https":

@@ -285,6 +285,14 @@ def test_a_service_in_trouble_is_a_failure(api, doctor, signed_in):
     )
 
 
+def test_a_service_that_limits_the_rate_is_a_failure(api, doctor, signed_in):
+    api.next("/.well-known/", status=429, headers={"Retry-After": "30"})
+    found = doctor(code=1)
+    assert only(found["network"]) == line(
+        "fail", "Rate limited; try again in 30 s", "Try it with: curl -v " + api.url
+    )
+
+
 def test_an_unknown_host_is_a_failure(api, doctor, signed_in):
     found = doctor(code=1, env={"PODSTACK_API_ENDPOINT": "https://podstack.invalid"})
     assert found["network"]["detail"].startswith("Cannot reach podstack.invalid: ")
