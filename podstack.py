@@ -446,8 +446,6 @@ def path_segment(word):
 class Url:
     """A checked http(s) address: `scheme`, `host` (lower case), `port`, `path`, `query`."""
 
-    __slots__ = ("scheme", "host", "port", "path", "query")
-
     def __init__(self, scheme, host, port, path, query):
         self.scheme, self.host, self.port, self.path, self.query = scheme, host, port, path, query
 
@@ -542,13 +540,11 @@ def read_endpoint(text):
 
 _YAML_KEY_LENGTH = 1024  # YAML 1.2 section 7.4.2: other readers take no longer key
 _YAML_NULLS = ("null", "~", "Null", "NULL")
-_YAML_WORDS = ("", "null", "true", "false", "yes", "no", "on", "off", "y", "n")
-_YAML_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_"
+_YAML_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
 _YAML_HEX_LENGTHS = {"x": 2, "u": 4, "U": 8}
 _YAML_ESCAPES = dict(zip('0abtnvfre"/\\ N_LP', '\0\a\b\t\n\v\f\r\x1b"/\\ \x85\xa0\u2028\u2029'))
 _YAML_WRITTEN = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
-_YAML_REFUSED = {"&": "anchors", "*": "aliases", "!": "tags", "%": "directives"}
-_YAML_REFUSED[">"] = "folded texts"
+_YAML_REFUSED = dict(zip("&*!%>", ("anchors", "aliases", "tags", "directives", "folded texts")))
 _YAML_FLOW = "a one-line {...} is not edited: write its keys on lines of their own"
 
 
@@ -565,8 +561,6 @@ class _YamlMark:
 
     line[start:end] is the value on the key's line. `in_flow`: it is inside a one-line {...}.
     """
-
-    __slots__ = ("column", "end", "in_flow", "last_line", "line", "start")
 
     def __init__(self, line, column, start, in_flow):
         self.line, self.column, self.last_line = line, column, line
@@ -897,7 +891,7 @@ def _write_scalar(value, key=None):
         return mantissa + ("" if "." in mantissa else ".0") + e + exponent
     if not isinstance(value, str):
         return str(value)  # an int, {} or []
-    is_word = value[:1] in _YAML_LETTERS and not value.strip(_YAML_LETTERS + "0123456789./@+-")
+    is_word = value[:1] not in "0123456789./@+-" and not value.strip(NAME_LETTERS + "_./@+-")
     is_plain = is_word and value.lower() not in _YAML_WORDS
     is_time = key == "expires" and format_time(max(time_or_none(value) or 0, 0)) == value
     return value if is_plain or is_time else _quote_yaml(value)
@@ -1306,9 +1300,8 @@ class App:
 
         def pass_on(number, _):
             caught.append(number)
-            for process in running:
-                if not self.is_windows:  # there the console tells both of us
-                    process.send_signal(number)
+            if running and not self.is_windows:  # there the console tells both of us
+                running[0].send_signal(number)
 
         # Handlers, not SIG_IGN: exec resets them, so that the program does not ignore what we do.
         # What nohup or a shell's & has made us ignore stays so for both.
@@ -1340,6 +1333,7 @@ class App:
         """
         import subprocess
         import threading
+        from contextlib import suppress
 
         self.flush()
         process = subprocess.Popen(
@@ -1357,11 +1351,8 @@ class App:
         relay = threading.Thread(target=say_all, daemon=True)
         relay.start()
         try:
-            try:
-                with process.stdin or process.stdout as stream:
-                    (feed or drain)(stream)
-            except BrokenPipeError:
-                self.debug("it has stopped reading")
+            with suppress(BrokenPipeError), process.stdin or process.stdout as stream:
+                (feed or drain)(stream)
             return process.wait()
         except BaseException:
             process.kill()
@@ -1381,17 +1372,14 @@ class App:
             return [self.which("wslview"), "%s"]
         windows = self.which("rundll32.exe") if self.is_wsl else None
         if self.is_windows:
-            root = self.env("SystemRoot") or "C:\\Windows"
-            windows = os.path.join(root, "System32", "rundll32.exe")
+            system = self.env("SystemRoot") or "C:\\Windows"
+            windows = os.path.join(system, "System32", "rundll32.exe")
         if windows:
             return [windows, "url.dll,FileProtocolHandler", "%s"]
         return self.first_browser(("xdg-open",) + X_BROWSERS) if self.has_display else None
 
     def first_browser(self, choices):
-        """Return the argv of the first of `choices`, lines like BROWSER's, that is to be started.
-
-        Without a display xdg-open would start a text browser.
-        """
+        """Return the argv of the first that may be started of `choices`, as BROWSER has them."""
         import shlex
 
         for choice in choices:
@@ -1403,9 +1391,9 @@ class App:
             if program is None:
                 continue
             names = {os.path.basename(program), os.path.basename(os.path.realpath(program))}
-            if names & TEXT_BROWSERS or ("xdg-open" in names and not self.has_display):
-                continue
-            return [program] + words[1:] + ([] if "%s" in choice else ["%s"])
+            starts_text = "xdg-open" in names and not self.has_display
+            if not starts_text and names.isdisjoint(TEXT_BROWSERS):
+                return [program] + words[1:] + ([] if "%s" in choice else ["%s"])
         return None
 
     def browse(self, address):
