@@ -2353,8 +2353,6 @@ def login_changes(settings, name, login, storage):
 def save_login(settings, name, login, storage):
     """Keep `login` as the profile's; the other place is cleaned once the new one holds it."""
     app, config = settings.app, settings.config
-    app.guard(login.token)
-    app.guard(login.refresh_token)
     with config.lock:
         config.reload()
         was_in_keychain = config.profile(name).in_keychain
