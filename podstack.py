@@ -3108,8 +3108,6 @@ def resolve(host, port, deadline):
 
 def skips_proxy(entry, url):
     """Tell whether an entry of NO_PROXY is a host, a domain above it, its network, or *."""
-    import ipaddress
-
     name, port = entry, ""
     if entry.count(":") == 1 or "]:" in entry:
         name, _, port = entry.rpartition(":")
@@ -3118,6 +3116,8 @@ def skips_proxy(entry, url):
         return False
     if entry == "*" or (name and ("." + url.host).endswith("." + name)):
         return True
+    import ipaddress
+
     try:
         return ipaddress.ip_address(url.host) in ipaddress.ip_network(name, strict=False)
     except ValueError:
