@@ -5290,26 +5290,23 @@ def split_pair(text, what):
     """Return (key, value) of `K=V`; raises UsageError."""
     key, mark, value = text.partition("=")
     if not key or not mark:
-        raise UsageError("%s takes K=V, not '%s'" % (what, printable(text)))
+        raise UsageError("%s takes K=V, not '%s'" % (what, text))
     return key, value
 
 
 def read_environment(app, pairs, path):
     """Return {K: V} of --env-file and --env, where `K` alone takes the value from here."""
     lines = []
-    if path:
-        for number, line in enumerate(read_lines(path), 1):
-            if line.strip() and not line.lstrip().startswith("#"):
-                lines.append((line.strip(), "%s:%d" % (path, number)))
-    lines += [(pair, "--env") for pair in pairs]
+    for number, line in enumerate(read_lines(path) if path else [], 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            lines.append((line.strip(), "%s:%d" % (path, number)))
     found = {}
-    for text, place in lines:
+    for text, place in lines + [(pair, "--env") for pair in pairs]:
+        key, value = text, app.environ.get(text)
         if "=" in text:
             key, value = split_pair(text, place)
-        else:
-            key, value = text, app.environ.get(text)
         if value is None:
-            raise UsageError("%s: %s is not set here" % (place, printable(key)))
+            raise UsageError("%s: %s is not set here" % (place, key))
         found[key] = value
     return found
 
@@ -5325,7 +5322,7 @@ def read_lines(path):
 def volume_of(text):
     volume, mark, path = text.partition(":")
     if not volume or not path.startswith("/"):
-        raise UsageError("--volume takes ID:/PATH, not '%s'" % printable(text))
+        raise UsageError("--volume takes ID:/PATH, not '%s'" % text)
     return {"volume_id": volume, "mount_path": path}
 
 
@@ -5356,25 +5353,18 @@ def pod_create(cx, args):
     """Create a pod; what is left out is the service's default."""
     if not (args.image or args.template):
         raise UsageError("A pod needs --image or --template")
-    gpu_type = cx.settings.get("gpu_type")
-    wanted = (
-        ("name", args.name),
-        ("image", args.image),
-        ("template", args.template),
-        ("gpu_type", gpu_type),
-        ("gpu_count", args.gpu_count),
-        ("cpu", args.cpu),
-        ("memory", args.memory),
-        ("disk", args.disk),
-        ("ports", args.port or None),
-        ("env", read_environment(cx.app, args.env, args.env_file) or None),
-        ("volumes", [volume_of(text) for text in args.volume] or None),
-        ("command", args.command),
-        ("labels", dict(split_pair(text, "--label") for text in args.label) or None),
+    alike = ("name", "image", "template", "gpu_count", "cpu", "memory", "disk", "command")
+    wanted = {name: getattr(args, name) for name in alike}
+    wanted.update(
+        gpu_type=cx.settings.get("gpu_type"),
+        ports=args.port,
+        env=read_environment(cx.app, args.env, args.env_file),
+        volumes=[volume_of(text) for text in args.volume],
+        labels=dict(split_pair(text, "--label") for text in args.label),
     )
-    body = {name: value for name, value in wanted if value is not None}
+    body = {name: value for name, value in wanted.items() if value not in (None, [], {})}
     pod = cx.api.create("pod", "/pods", body, in_project=True)
-    cx.app.say("Created pod '%s'" % printable(pod.get("name") or args.name))
+    cx.app.say("Created pod '%s'" % (pod.get("name") or args.name))
     if args.wait:
         pod = wait_for_state(cx, pod, "running", args.timeout)
     print_created(cx, pod)
@@ -5615,13 +5605,12 @@ def since_time(text, now):
     if text is None:
         return None
     try:
-        return format_time(now - parse_span(text))
+        at = now - parse_span(text)
     except ValueError:
-        pass
-    try:
-        return format_time(parse_time(text))
-    except ValueError:
-        raise UsageError("--since takes a time or a span such as 1h, not '%s'" % printable(text))
+        at = time_or_none(text)
+    if at is None:
+        raise UsageError("--since takes a time or a span such as 1h, not '%s'" % text)
+    return format_time(at)
 
 
 @command(
@@ -5753,7 +5742,7 @@ def split_place(app, text):
     if not mark or "/" in pod or not pod or (app.is_windows and len(pod) == 1):
         return None, text
     if not path:
-        raise UsageError("'%s' names no path in the pod" % printable(text))
+        raise UsageError("'%s' names no path in the pod" % text)
     if path == "~" or path.startswith("~/"):
         path = "." + path[1:]
     return pod, path if path.startswith("/") else "./" + path
@@ -6084,7 +6073,7 @@ def api_call(cx, args):
     raw = read_input(cx.app, args.input) if args.input else None
     method = (args.method or ("POST" if fields or raw is not None else "GET")).upper()
     if not method.isalpha() or not is_token(method):
-        raise UsageError("'%s' is not a method" % printable(method))
+        raise UsageError("'%s' is not a method" % method)
     form = "yaml" if args.output == "yaml" else "json"
     if args.paginate:
         if method != "GET":
