@@ -414,7 +414,7 @@ def one_of(*choices):
     def read(text):
         if text in choices:
             return text
-        raise ValueError(" or ".join(choices))
+        raise ValueError("%s or %s" % (", ".join(choices[:-1]), choices[-1]))
 
     return read
 
@@ -4084,7 +4084,7 @@ class Api:
         for project in self.every("projects", "/projects"):
             if word in (project.get("id"), project.get("name")):
                 return project
-        raise NotFound("project '%s' not found" % word, "See: podstack project list")
+        raise NotFound("Project '%s' not found" % word, "See: podstack project list")
 
     # -- pods
 
@@ -4097,7 +4097,7 @@ class Api:
         pods = self.every("pods", "/pods", query, in_project=True)
         found = [pod for pod in pods if pod.get("name") == name]
         if not found:
-            raise NotFound("pod '%s' not found" % name, "See: podstack pod list")
+            raise NotFound("Pod '%s' not found" % name, "See: podstack pod list")
         if len(found) > 1:
             ids = ", ".join(str(pod.get("id")) for pod in found)
             raise PodError("%d pods are named '%s'" % (len(found), name), "Name one by id: " + ids)
@@ -4108,7 +4108,7 @@ class Api:
 
     def on_pod(self, word, method, more="", **options):
         """Return (id, Answer) of a call on the pod that a user's word means, by id or by name."""
-        options.update(what="pod '%s'" % word, in_project=True)
+        options.update(what="Pod '%s'" % word, in_project=True)
         if looks_like_id(word):
             try:
                 return word, self.send(method, pod_path(word, more), **options)
@@ -4983,7 +4983,8 @@ class Key:
             hint = "To print it: podstack auth token. To set it: podstack auth login --token -"
             raise UsageError("The token is neither shown nor set here", hint)
         if self.name not in accepted:
-            guess = did_you_mean(self.name, accepted)
+            near = [key for key in accepted if key.endswith("." + self.name)] + [self.name]
+            guess = did_you_mean(near[0], accepted)
             raise UsageError("Unknown key '%s'%s" % (text, guess), "Keys: %s" % ", ".join(accepted))
         if self.profile is not None:
             accept("A profile", self.profile, read_profile_name)
@@ -5163,7 +5164,7 @@ def config_delete_profile(cx, args):
     cx.confirm("Delete profile '%s' and its login?" % name)
     forget_login(cx.settings, name)
     config.edit(lambda fresh: delete_plan(fresh, name))
-    cx.app.say("Profile '%s' deleted" % name)
+    cx.app.say("Deleted profile '%s'" % name)
 
 
 def delete_plan(config, name):
@@ -5404,7 +5405,7 @@ def pod_get(cx, args):
     while args.watch:
         cx.app.flush()
         cx.app.sleep(2)
-        before, pod = pod, cx.api.pod_by_id(str(pod.get("id")), "pod '%s'" % args.name)
+        before, pod = pod, cx.api.pod_by_id(str(pod.get("id")), "Pod '%s'" % args.name)
         if pod.get("status") != before.get("status"):
             cx.app.write(between)
             print_pod(cx, pod)
@@ -5439,18 +5440,18 @@ def wait_for_state(cx, pod, target, timeout):
     deadline, pause = time.monotonic() + timeout, 0.5
     while True:
         state = pod.get("status")
-        cx.app.status("pod '%s': %s" % (name, state))
+        cx.app.status("Pod '%s': %s" % (name, state))
         if state == target:
             return pod
         if state == "failed" and target != "gone":
-            raise PodError("pod '%s' has failed" % name, "See: podstack pod logs %s" % name)
+            raise PodError("Pod '%s' has failed" % name, "See: podstack pod logs %s" % name)
         left = deadline - time.monotonic()
         if left <= 0:
-            raise PodError("pod '%s' is still %s after %g s" % (name, state, timeout))
+            raise PodError("Pod '%s' is still %s after %g s" % (name, state, timeout))
         cx.app.sleep(min(pause, left))
         pause = min(pause * 1.5, 10)
         try:
-            pod = cx.api.pod_by_id(str(pod.get("id")), "pod '%s'" % name)
+            pod = cx.api.pod_by_id(str(pod.get("id")), "Pod '%s'" % name)
         except NotFound:
             if target == "gone":
                 return pod
@@ -5654,7 +5655,7 @@ def ssh_to(cx, name, *options):
     pod = cx.api.pod(name)
     if not pod.get("ssh_command"):
         raise PodError(
-            "pod '%s' cannot be connected to: it is %s" % (name, pod.get("status")),
+            "Pod '%s' cannot be connected to: it is %s" % (name, pod.get("status")),
             "Start it: podstack pod start %s --wait" % name,
         )
     host, user, port = parse_ssh_command(pod["ssh_command"])
@@ -6486,11 +6487,11 @@ def read_operands(found, words, tail):
             value, rest = rest, []
         else:
             value, rest = (rest[0] if rest else None), rest[1:]
-        if operand.count != "*" and value in (None, []):
+        if operand.count != "*" and value in (None, []) and not rest:
             raise usage_error(found.words, "%s is missing" % operand)
         values[operand.dest] = value
     if rest:
-        more = ", and a command goes after --" if behind else ""
+        more = ": a command goes after --" if behind else ""
         raise usage_error(found.words, "Unexpected argument '%s'%s" % (rest[0], more))
     return values
 
@@ -6629,7 +6630,7 @@ def candidates_for(cx, kind):
         return cx.config.profile_names()
     if kind in ("pods", "projects", "gpus"):
         return names_at_server(cx, kind)
-    return {"keys": READABLE, "shells": COMPLETION_SCRIPTS}.get(kind, ())
+    return {"keys": SETTABLE, "shells": COMPLETION_SCRIPTS}.get(kind, ())
 
 
 def next_words(words):

@@ -452,17 +452,17 @@ def test_a_service_that_is_not_there(cli, api, signed_in):
 NOT_FOUND = [
     ("auth status", "Scripted HTTP 404", DOCTOR),
     ("project list", "Scripted HTTP 404", DOCTOR),
-    ("project use nope", "project 'nope' not found", "See: podstack project list"),
-    ("pod get nope", "pod 'nope' not found", "See: podstack pod list"),
-    ("pod get pod-nope", "pod 'pod-nope' not found", "See: podstack pod list"),
+    ("project use nope", "Project 'nope' not found", "See: podstack project list"),
+    ("pod get nope", "Pod 'nope' not found", "See: podstack pod list"),
+    ("pod get pod-nope", "Pod 'pod-nope' not found", "See: podstack pod list"),
     ("pod get 123e4567-e89b-12d3-a456-426614174000",
-     "pod '123e4567-e89b-12d3-a456-426614174000' not found", "See: podstack pod list"),
-    ("pod delete nope --force", "pod 'nope' not found", "See: podstack pod list"),
-    ("pod delete pod-nope --force", "pod 'pod-nope' not found", "See: podstack pod list"),
-    ("pod get ../auth/token", "pod '../auth/token' not found", "See: podstack pod list"),
-    ("pod delete pod-/../../auth/token --force", "pod 'pod-/../../auth/token' not found",
+     "Pod '123e4567-e89b-12d3-a456-426614174000' not found", "See: podstack pod list"),
+    ("pod delete nope --force", "Pod 'nope' not found", "See: podstack pod list"),
+    ("pod delete pod-nope --force", "Pod 'pod-nope' not found", "See: podstack pod list"),
+    ("pod get ../auth/token", "Pod '../auth/token' not found", "See: podstack pod list"),
+    ("pod delete pod-/../../auth/token --force", "Pod 'pod-/../../auth/token' not found",
      "See: podstack pod list"),
-    ("--project nope pod get \x1b[2J", "pod '\\x1b[2J' not found", "See: podstack pod list"),
+    ("--project nope pod get \x1b[2J", "Pod '\\x1b[2J' not found", "See: podstack pod list"),
 ]  # fmt: skip
 
 

@@ -172,7 +172,7 @@ INVALID = [
     ("PODSTACK_API_ENDPOINT", "api.endpoint", "http://api.example", ADDRESS),
     ("PODSTACK_API_ENDPOINT", "api.endpoint", "https://x?y", ADDRESS),
     ("PODSTACK_STORAGE", "auth.storage", "Keychain", "file or keyring"),
-    ("PODSTACK_OUTPUT", "defaults.output", "JSON", "table or wide or json or yaml"),
+    ("PODSTACK_OUTPUT", "defaults.output", "JSON", "table, wide, json or yaml"),
     ("PODSTACK_TIMEOUT", "api.timeout", "0", SPAN),
     ("PODSTACK_TIMEOUT", "api.timeout", "-1", SPAN),
     ("PODSTACK_TIMEOUT", "api.timeout", "1e3", SPAN),
@@ -511,6 +511,8 @@ READ_ONLY = ("auth.email", "auth.expires", "auth.issuer", "auth.endpoint")
 UNKNOWN = [
     ("defaults.projet", " (did you mean 'defaults.project'?)"),
     ("api.tiemout", " (did you mean 'api.timeout'?)"),
+    ("project", " (did you mean 'defaults.project'?)"),
+    ("output", " (did you mean 'defaults.output'?)"),
     ("bogus", ""),
     ("", ""),
     ("defaults", ""),
@@ -862,7 +864,7 @@ DELETIONS = [
 def test_delete_profile(cli, config, before, name, after):
     write(config, before)
     done = cli("config", "delete-profile", name, "--yes")
-    assert done.err == "Profile '%s' deleted\n" % name
+    assert done.err == "Deleted profile '%s'\n" % name
     assert config.read_text() == after
 
 

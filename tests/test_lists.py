@@ -245,7 +245,7 @@ def test_a_name_is_looked_for_on_every_page(api, cli):
 
     api.carry_out = ignore_name
     assert cli("pod", "get", "wanted", "-o", "json").json["name"] == "wanted"
-    assert cli("pod", "get", "worker", code=6).error == "Error: pod 'worker' not found"
+    assert cli("pod", "get", "worker", code=6).error == "Error: Pod 'worker' not found"
 
 
 def test_a_login_that_ends_between_two_pages_is_renewed_once(api, cli, config, monkeypatch):

@@ -46,7 +46,7 @@ def test_a_pod_changes(api, cli, slept, verb, first, at_once, at_last, before, a
     pod["status"] = first
     done = cli("pod", verb, pod["id"], "--wait", sleep=slept.append)
     assert done.err == (
-        "{} pod 'ci-pod'\npod 'ci-pod': {}\npod 'ci-pod': {}\n{} pod 'ci-pod'\n".format(
+        "{} pod 'ci-pod'\nPod 'ci-pod': {}\nPod 'ci-pod': {}\n{} pod 'ci-pod'\n".format(
             before, at_once, at_last, after
         )
     )
@@ -81,9 +81,9 @@ def test_what_fails_is_told_and_the_rest_is_done(api, cli, slept):
     assert done.err.splitlines() == [
         "Starting pod 'a'",
         "Error: Cannot start pod 'b' while it is running",
-        "Error: pod 'nope' not found",
-        "pod 'a': pending",
-        "pod 'a': running",
+        "Error: Pod 'nope' not found",
+        "Pod 'a': pending",
+        "Pod 'a': running",
         "Started pod 'a'",
         "Error: 2 of 3 pods failed",
     ]
@@ -118,7 +118,7 @@ def test_create_waits_until_the_pod_runs(api, cli, slept):
     done = cli("pod", "create", "--name", "a", "--image", "i", "--wait", "-o", "json",
                sleep=slept.append)  # fmt: skip
     assert done.json["status"] == "running" and done.json["ssh_command"]
-    assert done.err == "Created pod 'a'\npod 'a': pending\npod 'a': running\n"
+    assert done.err == "Created pod 'a'\nPod 'a': pending\nPod 'a': running\n"
 
 
 def test_polls_grow_rarer(api, cli, slept):
@@ -132,7 +132,7 @@ def test_a_pod_that_fails_is_a_failure(api, cli, slept):
     done = cli("pod", "create", "--name", "a", "--image", "will-fail", "--wait", "-q", code=1,
                sleep=slept.append)  # fmt: skip
     assert done.out == ""
-    assert done.err == "Error: pod 'a' has failed\nSee: podstack pod logs a\n"
+    assert done.err == "Error: Pod 'a' has failed\nSee: podstack pod logs a\n"
     assert statuses(api) == {"a": "failed"}
 
 
@@ -143,7 +143,7 @@ def test_a_failed_pod_can_be_deleted_and_waited_for(api, cli, slept):
     api.next("/v1/pods/" + pod["id"], method="GET", body=dict(pod))
     done = cli("pod", "delete", "a", "--yes", "--wait", sleep=slept.append)
     assert done.err == (
-        "Deleting pod 'a'\npod 'a': stopping\npod 'a': failed\npod 'a': stopping\nDeleted pod 'a'\n"
+        "Deleting pod 'a'\nPod 'a': stopping\nPod 'a': failed\nPod 'a': stopping\nDeleted pod 'a'\n"
     )
     assert statuses(api) == {}
 
@@ -155,7 +155,7 @@ def test_a_wait_has_an_end(api, cli):
         "pod", "create", "--name", "a", "--image", "i", "--wait", "--timeout", "0.7", "-q", code=1
     )
     assert 0.7 <= time.monotonic() - started < 20
-    assert done.error == "Error: pod 'a' is still pending after 0.7 s"
+    assert done.error == "Error: Pod 'a' is still pending after 0.7 s"
     assert statuses(api) == {"a": "pending"}
 
 
@@ -165,7 +165,7 @@ def test_a_service_that_is_away_for_a_while_does_not_end_a_wait(api, cli, slept)
     api.next("/v1/pods/" + pod["id"], method="GET", times=4, status=503)
     done = cli("pod", "start", pod["id"], "--wait", sleep=slept.append)
     assert done.err.splitlines() == [
-        "Starting pod 'a'", "pod 'a': pending", "pod 'a': unreachable", "pod 'a': running",
+        "Starting pod 'a'", "Pod 'a': pending", "Pod 'a': unreachable", "Pod 'a': running",
         "Started pod 'a'",
     ]  # fmt: skip
 
@@ -174,7 +174,7 @@ def test_a_pod_that_goes_while_it_is_waited_for(api, cli):
     api.reads_until_running = 9
     pod = api.add_pods(1, name="a", status="stopped")[0]
     done = cli("pod", "start", "a", "--wait", code=6, sleep=lambda _: api.forget_pod(pod))
-    assert done.error == "Error: pod 'a' not found"
+    assert done.error == "Error: Pod 'a' not found"
 
 
 def test_a_wait_on_a_terminal_is_one_line(api, terminal):
@@ -184,7 +184,7 @@ def test_a_wait_on_a_terminal_is_one_line(api, terminal):
     shown = re.sub(r"pod-\w+", "ID", screen.shown)
     line = "\r\x1b[2K"
     assert shown == (
-        "Created pod 'a'\r\n" + line + "pod 'a': pending" + line + "pod 'a': running" + line
+        "Created pod 'a'\r\n" + line + "Pod 'a': pending" + line + "Pod 'a': running" + line
         + "ID  a\r\n"
     )  # fmt: skip
 
@@ -193,7 +193,7 @@ def test_a_narrow_terminal_cuts_the_line_rather_than_wraps_it(api, terminal):
     name, api.reads_until_running = "a" * 60, 0
     screen = terminal("pod", "create", "--name", name, "--image", "i", "--wait", size=(24, 30))
     assert screen.end() == 0
-    for piece in re.findall(r"\x1b\[2K(pod '[^\r]*)", screen.shown):
+    for piece in re.findall(r"\x1b\[2K(Pod '[^\r]*)", screen.shown):
         assert len(piece) <= 29
 
 
@@ -203,13 +203,13 @@ def test_a_terminal_that_cannot_replace_lines_gets_new_ones(api, terminal):
         "pod", "create", "--name", "a", "--image", "i", "--wait", env={"TERM": "dumb"}
     )
     assert screen.end() == 0
-    assert "\x1b" not in screen.shown and "pod 'a': pending\r\npod 'a': running\r\n" in screen.shown
+    assert "\x1b" not in screen.shown and "Pod 'a': pending\r\nPod 'a': running\r\n" in screen.shown
 
 
 def test_ctrl_c_ends_a_wait_and_leaves_the_pod(api, terminal):
     api.seconds_until_running = 3600
     screen = terminal("pod", "create", "--name", "a", "--image", "i", "--wait")
-    screen.expect("pod 'a': pending")
+    screen.expect("Pod 'a': pending")
     screen.type("\x03")
     assert screen.end() == 130
     assert statuses(api) == {"a": "pending"}
@@ -305,7 +305,7 @@ def test_watch_shows_a_pod_as_it_changes(api, cli, form):
 def test_watch_ends_with_the_pod(api, cli):
     pod = api.add_pods(1, name="a")[0]
     done = cli("pod", "get", "a", "--watch", code=6, sleep=lambda _: api.forget_pod(pod))
-    assert done.error == "Error: pod 'a' not found"
+    assert done.error == "Error: Pod 'a' not found"
 
 
 # -- logs
@@ -446,7 +446,7 @@ def test_events_oldest_first_and_all_of_them(api, cli):
     assert cli("pod", "events", pod["id"], "-o", "json").json == pod.events
     assert podstack.yaml_load(cli("pod", "events", "a", "-o", "yaml").out)[0]["reason"] == "Started"
     assert cli("pod", "events", "a", "-q").out.split() == [event["id"] for event in pod.events]
-    assert cli("pod", "events", "nope", code=6).error == "Error: pod 'nope' not found"
+    assert cli("pod", "events", "nope", code=6).error == "Error: Pod 'nope' not found"
 
 
 def test_metrics_in_every_form(api, cli):
@@ -456,7 +456,7 @@ def test_metrics_in_every_form(api, cli):
     assert lines["gpus.1.utilization_percent:"] == "87"
     assert cli("pod", "metrics", pod["id"], "-o", "json").json["gpus"][1]["index"] == 1
     assert podstack.yaml_load(cli("pod", "metrics", "a", "-o", "yaml").out)["pod_id"] == pod["id"]
-    assert cli("pod", "metrics", "nope", code=6).error == "Error: pod 'nope' not found"
+    assert cli("pod", "metrics", "nope", code=6).error == "Error: Pod 'nope' not found"
 
 
 @pytest.mark.parametrize(

@@ -336,13 +336,13 @@ def test_a_pod_that_goes_between_two_requests_is_not_found(cli, api):
     api.add_pods(1, name="ci-pod")
     api.next("/v1/pods/", method="DELETE", status=404)
     done = cli("pod", "delete", "ci-pod", "--force", code=6)
-    assert done.err == "Error: pod 'ci-pod' not found\nSee: podstack pod list\n"
+    assert done.err == "Error: Pod 'ci-pod' not found\nSee: podstack pod list\n"
 
 
 def test_a_server_that_answers_with_other_pods_deletes_none(cli, api):
     api.next("/v1/pods?name=", body={"data": [{"id": "pod-1", "name": "other"}]})
     done = cli("pod", "delete", "ci-pod", "--force", code=6)
-    assert done.error == "Error: pod 'ci-pod' not found"
+    assert done.error == "Error: Pod 'ci-pod' not found"
     assert api.calls("DELETE") == []
 
 
@@ -367,7 +367,7 @@ def test_a_name_that_looks_like_an_id_is_a_name_after_all(cli, api):
 
 def test_a_pod_of_another_project_is_not_found_by_name(cli, api, pods):
     assert cli("pod", "get", "other", "--project", "my-project", code=6).error == (
-        "Error: pod 'other' not found"
+        "Error: Pod 'other' not found"
     )
 
 
@@ -426,7 +426,7 @@ def test_several_pods_are_deleted_and_each_failure_is_told(cli, api, pods):
     done = cli("pod", "delete", "train", "nope", "web", "--force", code=6)
     assert done.err.splitlines() == [
         "Deleted pod 'train'",
-        "Error: pod 'nope' not found",
+        "Error: Pod 'nope' not found",
         "Deleted pod 'web'",
         "Error: 1 of 3 pods failed",
     ]

@@ -265,12 +265,12 @@ def test_a_day_with_a_pod(api, sshd, pod, home, podstack_process):
     assert run("pod", "stop", "day", "--wait").err.endswith("Stopped pod 'day'\n")
     refused = run("pod", "exec", "day", "--", "true", code=1)
     assert refused.err == (
-        "Error: pod 'day' cannot be connected to: it is stopped\n"
+        "Error: Pod 'day' cannot be connected to: it is stopped\n"
         "Start it: podstack pod start day --wait\n"
     )
     assert run("pod", "start", "day", "--wait").err.endswith("Started pod 'day'\n")
     assert run("pod", "delete", "day", "--force", "--wait").err.endswith("Deleted pod 'day'\n")
-    assert run("pod", "get", "day", code=6).error == "Error: pod 'day' not found"
+    assert run("pod", "get", "day", code=6).error == "Error: Pod 'day' not found"
 
 
 # -- exec and ssh
@@ -687,11 +687,11 @@ def test_what_is_no_file_is_left_out_and_named(pod, home, cli, capfd):
         (("p:", "b"), "'p:' names no path in the pod"),
         (("nothing", "ci-pod:b"), "nothing does not exist"),
         (("ci-pod:b", "no/where"), "no does not exist"),
-        (("user@host:x", "b"), "pod 'user@host' not found"),
-        (("scp://host/x", "b"), "pod 'scp' not found"),
+        (("user@host:x", "b"), "Pod 'user@host' not found"),
+        (("scp://host/x", "b"), "Pod 'scp' not found"),
         (("-oProxyCommand=x:y", "b"), "--output must be table"),
-        (("--", "-oProxyCommand=x:y", "b"), "pod '-oProxyCommand=x' not found"),
-        (("a b\n:y", "b"), "pod 'a b\\x0a' not found"),
+        (("--", "-oProxyCommand=x:y", "b"), "Pod '-oProxyCommand=x' not found"),
+        (("a b\n:y", "b"), "Pod 'a b\\x0a' not found"),
     ],
     ids=lambda value: ascii(value) if isinstance(value, tuple) else "",
 )

@@ -112,7 +112,7 @@ def test_a_project_on_a_later_page_is_found_and_no_page_read_twice(cli, api, use
 def test_a_project_that_does_not_exist_is_not_stored(cli, api, config):
     config.write_text("defaults:\n  project: my-project\n")
     done = cli("project", "use", "my-projekt", code=6)
-    assert done.err == "Error: project 'my-projekt' not found\nSee: podstack project list\n"
+    assert done.err == "Error: Project 'my-projekt' not found\nSee: podstack project list\n"
     assert config.read_text() == "defaults:\n  project: my-project\n"
 
 

@@ -45,7 +45,7 @@ def test_the_main_job(podstack_process, api, config, python):
     assert run("pod", "list").out.splitlines()[1].split()[0] == "ci-pod"
     assert run("pod", "list", "-o", "json").json[0]["env"]["ODD"] == odd
     assert run("pod", "get", "nope", code=6).err == (
-        "Error: pod 'nope' not found\nSee: podstack pod list\n"
+        "Error: Pod 'nope' not found\nSee: podstack pod list\n"
     )
     run("pod", "delete", "ci-pod", "--force")
     assert not api.pods

@@ -229,7 +229,7 @@ def test_what_python_variables_and_files_lie_around_is_no_matter(shell, account,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("python", each_python())
+@pytest.mark.parametrize("python", list(each_python()))
 def test_a_file_beside_the_program_is_no_module_of_pythons(python, account, home):
     """Who fetches it to /tmp and runs it there runs nobody else's json.py."""
     (home / "json.py").write_text("raise SystemExit('not this one')\n")
