@@ -1287,8 +1287,26 @@ class App:
             process.wait()
             raise
 
-    def hand_over(self, argv, stdin=None, timeout=None):
+    def read_bytes(self, name):
+        """Return what is in a file that the command line names, `-` being stdin."""
+        try:
+            if name == "-":
+                return self.stdin.buffer.read()
+            with open(name, "rb") as stream:
+                return stream.read()
+        except OSError as error:
+            raise PodError("Cannot read %s: %s" % (name, error.strerror))
+
+    def read_lines(self, name):
+        try:
+            return self.read_bytes(name).decode("utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise PodError("Cannot read %s: %s" % (name, error))
+
+    def hand_over(self, argv, typed=True, timeout=None):
         """Run a program on our own streams and return its exit code (128 + signal when killed).
+
+        It reads our stdin if `typed` is true.
 
         Ctrl-C and a request to end are the program's to answer, not ours.
         """
@@ -1311,8 +1329,11 @@ class App:
             if number and signal.getsignal(number) != signal.SIG_IGN:
                 before.append((number, signal.signal(number, pass_on)))
         try:
+            stdin = None if typed else subprocess.DEVNULL
             process = subprocess.Popen(argv, stdin=stdin, env=self.child_environ())
             running.append(process)
+            if caught and not self.is_windows:  # before there was a process to pass it on to
+                process.send_signal(caught[0])
             try:
                 code = process.wait(timeout)
             except subprocess.TimeoutExpired:
@@ -3060,6 +3081,8 @@ def request_bytes(app, method, url, headers, body):
     debug_message(app, ">", "%s %s" % (method, url), known, body)
     lines = ["%s %s HTTP/1.1" % (method, url.target)]
     lines += ["%s: %s" % pair for pair in known.items()]
+    if not all(line.isprintable() for line in lines):  # a line end would begin another header
+        raise PodError("The request to %s cannot be sent: it has a control character" % url.host)
     return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + (body or b"")
 
 
@@ -3865,8 +3888,8 @@ def revoke_oauth(http, server, login):
 
 # == api: the Podstack API, call by call =====================================================
 # Thin methods that take and return plain data, after ../v1 of the endpoint. They attach the token,
-# turn a refusal into the error of its case, and read every page of a list. Nothing here prints,
-# and a user's word never becomes more than one path segment.
+# turn a refusal into the error of its case, and read every page of a list; a copy goes through ssh.
+# A user's word never becomes more than one path segment, and a pod's never a place outside a copy.
 
 
 def looks_like_id(word):
@@ -3952,11 +3975,11 @@ class Api:
     """The API with the effective token at the effective endpoint, or with those given."""
 
     def __init__(self, settings, http, credential=None, endpoint=None):
-        from _thread import allocate_lock
+        import threading
 
         self.settings, self.http, self.app = settings, http, settings.app
         self._credential, self._endpoint = credential, endpoint
-        self.renewing = allocate_lock()
+        self.renewing = threading.Lock()
 
     @property
     def credential(self):
@@ -4186,28 +4209,6 @@ def read_pages(fetch):
         pool.shutdown(wait=False)  # so that Ctrl-C does not wait for eight slow answers
 
 
-# -- the way into a pod
-
-
-def parse_ssh_command(text):
-    """Return (host, user or None, port) of a pod's `ssh_command`; raises PodError.
-
-    Of that text only a host, a user and a port are taken, and only in plain letters: it comes from
-    the service, and an option in it (-oProxyCommand=...) would run a program here.
-    """
-    import re
-
-    name, address = "[A-Za-z0-9_][A-Za-z0-9._-]*", "[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+"
-    port = "(?: -p ([0-9]{1,5}))?"
-    shape = r"ssh%s (?:(%s)@)?(%s|%s)%s\Z" % (port, name, name, address, port)
-    found = re.match(shape, text) if isinstance(text, str) and len(text) < 500 else None
-    before, user, host, after = found.groups() if found else (None, None, None, "0")
-    number = int(before or after or 22)
-    if (before and after) or not 0 < number < 65536:
-        raise PodError("The pod's ssh_command is not a plain one: %s" % str(text)[:200])
-    return host, user, number
-
-
 class Context:
     """What a command gets: the app, its options, the settings, and the API on demand."""
 
@@ -4237,6 +4238,279 @@ class Context:
         """Return when the user agrees, or has agreed beforehand (--yes, `cli.confirm: false`)."""
         if self.settings.get("confirm"):
             self.app.confirm(question, flag)
+
+
+# -- the way into a pod
+
+
+def parse_ssh_command(text):
+    """Return (host, user or None, port) of a pod's `ssh_command`; raises PodError.
+
+    Of that text only a host, a user and a port are taken, and only in plain letters: it comes from
+    the service, and an option in it (-oProxyCommand=...) would run a program here.
+    """
+    import re
+
+    name, address = "[A-Za-z0-9_][A-Za-z0-9._-]*", "[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+"
+    port = "(?: -p ([0-9]{1,5}))?"
+    shape = r"ssh%s (?:(%s)@)?(%s|%s)%s\Z" % (port, name, name, address, port)
+    found = re.match(shape, text) if isinstance(text, str) and len(text) < 500 else None
+    before, user, host, after = found.groups() if found else (None, None, None, "0")
+    number = int(before or after or 22)
+    if (before and after) or not 0 < number < 65536:
+        raise PodError("The pod's ssh_command is not a plain one: %s" % str(text)[:200])
+    return host, user, number
+
+
+def ssh_to(cx, name, *options):
+    """Return the words that run the system's ssh with `options`, up to the pod's host."""
+    path = cx.app.which("ssh")
+    if path is None:
+        raise PodError("ssh is not installed", "Install OpenSSH's client")
+    pod = cx.api.pod(name)
+    if not pod.get("ssh_command"):
+        raise PodError(
+            "Pod '%s' cannot be connected to: it is %s" % (name, pod.get("status")),
+            "Start it: podstack pod start %s --wait" % name,
+        )
+    host, user, port = parse_ssh_command(pod["ssh_command"])
+    named = ["-o", "User=" + user] if user else []
+    return [path, "-p", str(port)] + named + list(options) + ["--", host]
+
+
+def remote_words(words):
+    """Return words quoted for the remote shell, so that each arrives as typed.
+
+    Every word is: shlex.quote leaves `=x` bare, which zsh takes for the path of a program.
+    """
+    return " ".join("'%s'" % word.replace("'", "'\\''") for word in words)
+
+
+def own_name(path):
+    """Return the name that what is at `path` has; `.` where its contents are meant."""
+    name = os.path.basename(path.rstrip("/" + os.sep))
+    return "." if name in ("", "..") else name
+
+
+# A copy is a tar stream through one ssh: no path is ever read as an option, a pattern or shell
+# words, and links stay links. What arrives is laid down in a directory beside its goal, then moved
+# file by file. Each script gets the path as $1, which starts with `/` or `./`. GNU tar would read
+# escapes in a name; its exit code 1 only means that a file has changed meanwhile, as logs do.
+SEND = """\
+[ -e "$1" ] || exit 66
+if [ -d "$1" ]; then set -- "$1" . ""; else set -- "${1%/*}/" "./${1##*/}" h; fi
+cd "$1" || exit 1
+gnu=$(tar --version 2>/dev/null | grep GNU)
+tar ${gnu:+--no-unquote} "-c$3f" - "$2" || { [ $? = 1 ] && [ -n "$gnu" ]; }
+"""
+RECEIVE = """\
+set -e
+if [ -d "$1" ]; then goal=$1/$2; else goal=$1; fi
+[ -d "${goal%/*}/" ] || exit 66
+part=${goal%/*}/.podstack-$3
+merge() {
+    if [ ! -d "$2" ]; then mv -f "$1" "$2"; return; fi
+    if [ ! -d "$1" ] || [ -L "$1" ]; then echo "$2 is a directory" >&2; exit 1; fi
+    for one in "$1"/* "$1"/.[!.]* "$1"/..?*; do
+        if [ -e "$one" ] || [ -L "$one" ]; then merge "$one" "$2/${one##*/}"; fi
+    done
+}
+mkdir -m 700 "$part"
+trap 'rm -rf "$part"' EXIT
+trap 'exit 1' HUP INT TERM
+tar -xpof - -C "$part"
+[ -e "$part/end" ]
+merge "$part/new" "$goal"
+"""
+
+
+class Meter:
+    """A stream that shows how much has gone through it."""
+
+    def __init__(self, app):
+        self.app, self.stream, self.count, self.told = app, None, 0, time.monotonic()
+
+    def write(self, data):
+        self.stream.write(self.count_in(data))
+
+    def read(self, size):
+        return self.count_in(self.stream.read(size))
+
+    def tell(self):
+        return self.count
+
+    def count_in(self, data):
+        self.count += len(data)
+        if time.monotonic() - self.told > 0.2:
+            self.told = time.monotonic()
+            self.app.countup("Copying", self.shown)
+        return data
+
+    @property
+    def shown(self):
+        if self.count < 1e6:
+            return "%d kB" % -(-self.count // 1000)
+        return "%.1f MB" % (self.count / 1e6)
+
+
+def run_copy(cx, pod, place, script, *operands, **streams):
+    """Run a copy's script in the pod; raises the PodError of its exit code."""
+    words = ssh_to(cx, pod, "-T") + [remote_words(("sh", "-c", script, "podstack") + operands)]
+    code = cx.app.pipe(words, **streams)
+    if code == 66:
+        raise NotFound("%s: no such file or directory in pod '%s'" % (place, pod))
+    if code:
+        reasons = {127: "the pod has no tar or no sh", 255: "ssh cannot connect"}
+        raise PodError("The copy has failed (%s)" % reasons.get(code, "exit code %d" % code))
+
+
+def copy_to_pod(cx, meter, source, pod, path):
+    def send(stream):
+        meter.stream = stream
+        try:
+            pack(cx.app, meter, source)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            reason = (error.filename or source, error.strerror or error)
+            raise PodError("Cannot read %s: %s" % reason)
+
+    if not os.path.lexists(source):
+        raise NotFound("%s does not exist" % source)
+    if os.path.isdir(source):  # which may become `path/`, as with cp
+        path = path.rstrip("/") or "/"
+    part = os.urandom(6).hex()
+    run_copy(cx, pod, path, RECEIVE, path, own_name(source), part, feed=send)
+
+
+def pack(app, stream, source):
+    """Write a file or a tree as a tar stream: `new`, and `end` when it is whole."""
+    import tarfile
+
+    def entry(member):
+        if member.isdev():
+            app.warn("left out: %s is neither a file nor a directory" % member.name)
+            return None
+        return member
+
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        archive.add(os.path.realpath(source), "new", filter=entry)
+        archive.addfile(tarfile.TarInfo("end"))
+
+
+def copy_from_pod(cx, meter, pod, path, target):
+    import tempfile
+
+    goal = os.path.join(target, own_name(path)) if os.path.isdir(target) else target
+    folder = os.path.dirname(goal.rstrip("/" + os.sep)) or "."
+    if not os.path.isdir(folder):
+        raise NotFound("%s does not exist" % folder)
+    whole = False
+
+    def receive(stream):
+        nonlocal whole
+        meter.stream = stream
+        whole = unpack(cx.app, meter, new)
+        while stream.read(65536):
+            pass
+
+    try:
+        with tempfile.TemporaryDirectory(prefix=".podstack-", dir=folder) as part:
+            new = os.path.join(part, "new")
+            run_copy(cx, pod, path, SEND, path, drain=receive)
+            if not whole:
+                raise PodError("The pod's answer is not understood")
+            merge(new, goal)
+    except OSError as error:
+        raise PodError("Cannot write %s: %s" % (goal, error.strerror or error))
+
+
+def unpack(app, stream, new):
+    """Unpack a tar stream as `new`, a tree or a single file; False where the stream is broken.
+
+    The pod is not trusted. No name leads out of `new`; links are made last, so that nothing is
+    written through one; devices, setuid bits and links that point elsewhere are left out.
+    Directories stay the user's to write, or nothing could be moved out of them.
+    """
+    import shutil
+    import tarfile
+
+    links = []
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=short_headers()) as archive:
+            for member in archive:
+                names = safe_names(member.name)
+                in_tree = member.isdir() or os.path.isdir(new)
+                path = os.path.join(new, *names) if in_tree else new
+                if member.isdir():
+                    os.makedirs(path, exist_ok=True)
+                    os.chmod(path, member.mode & 0o777 | 0o700)
+                elif member.isreg():
+                    with open(path, "xb") as file:
+                        shutil.copyfileobj(archive.extractfile(member), file, 65536)
+                    os.utime(path, (member.mtime, member.mtime))
+                    os.chmod(path, member.mode & 0o777)
+                elif member.islnk():
+                    os.link(os.path.join(new, *safe_names(member.linkname)), path)
+                else:
+                    links.append((names, member.linkname))
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        app.debug("tar: %s" % error)
+        return False
+    for names, goal in links:
+        make_link(app, new, names, goal)
+    return os.path.exists(new)
+
+
+def short_headers():
+    """Return the class of a tar stream's members; an extended header is read into memory whole."""
+    import tarfile
+
+    class Member(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, *words):
+            member = super().frombuf(*words)
+            if member.type not in tarfile.REGULAR_TYPES and member.size > MAX_CONFIG_BYTES:
+                raise ValueError("a header of %d bytes" % member.size)
+            return member
+
+    return Member
+
+
+def safe_names(path):
+    """Return the names on a path in a tar stream; raises ValueError where it leads elsewhere."""
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    foreign = [name for name in names if os.sep in name or (os.name == "nt" and ":" in name)]
+    if ".." in names or foreign:
+        raise ValueError("unsafe name: %s" % path)
+    return names
+
+
+def make_link(app, new, names, goal):
+    """Make a symbolic link, if it stays in the tree; an empty goal is a device's or a pipe's.
+
+    It goes up only before it goes down: what `a/..` is depends on where a link at `a` leads. And
+    it stands in a directory, not behind a link that was made before it.
+    """
+    steps = [step for step in goal.split("/") if step not in ("", ".")]
+    ups = steps.count("..")
+    stays = goal and not goal.startswith("/") and ups < len(names) and ".." not in steps[ups:]
+    folder = os.path.join(os.path.realpath(new), *names[:-1])
+    try:
+        if not (stays and os.path.realpath(folder) == folder):
+            raise OSError
+        os.symlink(goal, os.path.join(folder, names[-1]))
+    except (OSError, NotImplementedError):
+        app.warn("left out: %s (it leads to %s)" % ("/".join(names), goal or "no file"))
+
+
+def merge(new, goal):
+    """Move a tree file by file into the one that is there; never through a link."""
+    if any(os.path.islink(path) or not os.path.isdir(path) for path in (new, goal)):
+        os.replace(new, goal)
+        return
+    for name in os.listdir(new):
+        merge(os.path.join(new, name), os.path.join(goal, name))
 
 
 # == commands: what the user types ===========================================================
@@ -5298,7 +5572,7 @@ def split_pair(text, what):
 def read_environment(app, pairs, path):
     """Return {K: V} of --env-file and --env, where `K` alone takes the value from here."""
     lines = []
-    for number, line in enumerate(read_lines(path) if path else [], 1):
+    for number, line in enumerate(app.read_lines(path) if path else [], 1):
         if line.strip() and not line.lstrip().startswith("#"):
             lines.append((line.strip(), "%s:%d" % (path, number)))
     found = {}
@@ -5310,14 +5584,6 @@ def read_environment(app, pairs, path):
             raise UsageError("%s: %s is not set here" % (place, key))
         found[key] = value
     return found
-
-
-def read_lines(path):
-    try:
-        with open(path, encoding="utf-8") as stream:
-            return stream.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PodError("Cannot read %s: %s" % (path, getattr(error, "strerror", None) or error))
 
 
 def volume_of(text):
@@ -5647,30 +5913,6 @@ def pod_metrics(cx, args):
 # -- pod: into it, through OpenSSH
 
 
-def ssh_to(cx, name, *options):
-    """Return the words that run the system's ssh with `options`, up to the pod's host."""
-    path = cx.app.which("ssh")
-    if path is None:
-        raise PodError("ssh is not installed", "Install OpenSSH's client")
-    pod = cx.api.pod(name)
-    if not pod.get("ssh_command"):
-        raise PodError(
-            "Pod '%s' cannot be connected to: it is %s" % (name, pod.get("status")),
-            "Start it: podstack pod start %s --wait" % name,
-        )
-    host, user, port = parse_ssh_command(pod["ssh_command"])
-    named = ["-o", "User=" + user] if user else []
-    return [path, "-p", str(port)] + named + list(options) + ["--", host]
-
-
-def remote_words(words):
-    """Return words quoted for the remote shell, so that each arrives as typed.
-
-    Every word is: shlex.quote leaves `=x` bare, which zsh takes for the path of a program.
-    """
-    return " ".join("'%s'" % word.replace("'", "'\\''") for word in words)
-
-
 def end_like(code):
     """End with the remote command's exit code."""
     if code:
@@ -5703,11 +5945,8 @@ def pod_ssh(cx, args):
 )
 def pod_exec(cx, args):
     """Run a command in a pod; each word arrives as typed, the exit code comes back."""
-    import subprocess
-
     words = ssh_to(cx, args.name, "-t" if args.tty else "-T") + [remote_words(args.cmd)]
-    stdin = None if args.stdin or args.tty else subprocess.DEVNULL
-    end_like(cx.app.hand_over(words, stdin, args.timeout))
+    end_like(cx.app.hand_over(words, args.stdin or args.tty, args.timeout))
 
 
 @command(
@@ -5749,233 +5988,6 @@ def split_place(app, text):
     return pod, path if path.startswith("/") else "./" + path
 
 
-def own_name(path):
-    """Return the name that what is at `path` has; `.` where its contents are meant."""
-    name = os.path.basename(path.rstrip("/" + os.sep))
-    return "." if name in ("", "..") else name
-
-
-# A copy is a tar stream through one ssh: no path is ever read as an option, a pattern or shell
-# words, and links stay links. What arrives is laid down in a directory beside its goal, then moved
-# file by file. Each script gets the path as $1, which starts with `/` or `./`. GNU tar would read
-# escapes in a name; its exit code 1 only means that a file has changed meanwhile, as logs do.
-SEND = """\
-[ -e "$1" ] || exit 66
-if [ -d "$1" ]; then set -- "$1" . ""; else set -- "${1%/*}/" "./${1##*/}" h; fi
-cd "$1" || exit 1
-gnu=$(tar --version 2>/dev/null | grep GNU)
-tar ${gnu:+--no-unquote} "-c$3f" - "$2" || { [ $? = 1 ] && [ -n "$gnu" ]; }
-"""
-RECEIVE = """\
-set -e
-if [ -d "$1" ]; then goal=$1/$2; else goal=$1; fi
-[ -d "${goal%/*}/" ] || exit 66
-part=${goal%/*}/.podstack-$3
-merge() {
-    if [ ! -d "$2" ]; then mv -f "$1" "$2"; return; fi
-    if [ ! -d "$1" ] || [ -L "$1" ]; then echo "$2 is a directory" >&2; exit 1; fi
-    for one in "$1"/* "$1"/.[!.]* "$1"/..?*; do
-        if [ -e "$one" ] || [ -L "$one" ]; then merge "$one" "$2/${one##*/}"; fi
-    done
-}
-mkdir -m 700 "$part"
-trap 'rm -rf "$part"' EXIT
-trap 'exit 1' HUP INT TERM
-tar -xpof - -C "$part"
-[ -e "$part/end" ]
-merge "$part/new" "$goal"
-"""
-
-
-class Meter:
-    """A stream that shows how much has gone through it."""
-
-    def __init__(self, app):
-        self.app, self.stream, self.count, self.told = app, None, 0, time.monotonic()
-
-    def write(self, data):
-        self.stream.write(self.count_in(data))
-
-    def read(self, size):
-        return self.count_in(self.stream.read(size))
-
-    def tell(self):
-        return self.count
-
-    def count_in(self, data):
-        self.count += len(data)
-        if time.monotonic() - self.told > 0.2:
-            self.told = time.monotonic()
-            self.app.countup("Copying", self.shown)
-        return data
-
-    @property
-    def shown(self):
-        if self.count < 1e6:
-            return "%d kB" % -(-self.count // 1000)
-        return "%.1f MB" % (self.count / 1e6)
-
-
-def run_copy(cx, pod, place, script, *operands, **streams):
-    """Run a copy's script in the pod; raises the PodError of its exit code."""
-    words = ssh_to(cx, pod, "-T") + [remote_words(("sh", "-c", script, "podstack") + operands)]
-    code = cx.app.pipe(words, **streams)
-    if code == 66:
-        raise NotFound("%s: no such file or directory in pod '%s'" % (place, pod))
-    if code:
-        reasons = {127: "the pod has no tar or no sh", 255: "ssh cannot connect"}
-        raise PodError("The copy has failed (%s)" % reasons.get(code, "exit code %d" % code))
-
-
-def copy_to_pod(cx, meter, source, pod, path):
-    def send(stream):
-        meter.stream = stream
-        try:
-            pack(cx.app, meter, source)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            reason = (error.filename or source, error.strerror or error)
-            raise PodError("Cannot read %s: %s" % reason)
-
-    if not os.path.lexists(source):
-        raise NotFound("%s does not exist" % source)
-    if os.path.isdir(source):  # which may become `path/`, as with cp
-        path = path.rstrip("/") or "/"
-    part = os.urandom(6).hex()
-    run_copy(cx, pod, path, RECEIVE, path, own_name(source), part, feed=send)
-
-
-def pack(app, stream, source):
-    """Write a file or a tree as a tar stream: `new`, and `end` when it is whole."""
-    import tarfile
-
-    def entry(member):
-        if member.isdev():
-            app.warn("left out: %s is neither a file nor a directory" % member.name)
-            return None
-        return member
-
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        archive.add(os.path.realpath(source), "new", filter=entry)
-        archive.addfile(tarfile.TarInfo("end"))
-
-
-def copy_from_pod(cx, meter, pod, path, target):
-    import tempfile
-
-    goal = os.path.join(target, own_name(path)) if os.path.isdir(target) else target
-    folder = os.path.dirname(goal.rstrip("/" + os.sep)) or "."
-    if not os.path.isdir(folder):
-        raise NotFound("%s does not exist" % folder)
-    whole = False
-
-    def receive(stream):
-        nonlocal whole
-        meter.stream = stream
-        whole = unpack(cx.app, meter, new)
-        while stream.read(65536):
-            pass
-
-    try:
-        with tempfile.TemporaryDirectory(prefix=".podstack-", dir=folder) as part:
-            new = os.path.join(part, "new")
-            run_copy(cx, pod, path, SEND, path, drain=receive)
-            if not whole:
-                raise PodError("The pod's answer is not understood")
-            merge(new, goal)
-    except OSError as error:
-        raise PodError("Cannot write %s: %s" % (goal, error.strerror or error))
-
-
-def unpack(app, stream, new):
-    """Unpack a tar stream as `new`, a tree or a single file; False where the stream is broken.
-
-    The pod is not trusted. No name leads out of `new`; links are made last, so that nothing is
-    written through one; devices, setuid bits and links that point elsewhere are left out.
-    Directories stay the user's to write, or nothing could be moved out of them.
-    """
-    import shutil
-    import tarfile
-
-    links = []
-    try:
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=short_headers()) as archive:
-            for member in archive:
-                names = safe_names(member.name)
-                in_tree = member.isdir() or os.path.isdir(new)
-                path = os.path.join(new, *names) if in_tree else new
-                if member.isdir():
-                    os.makedirs(path, exist_ok=True)
-                    os.chmod(path, member.mode & 0o777 | 0o700)
-                elif member.isreg():
-                    with open(path, "xb") as file:
-                        shutil.copyfileobj(archive.extractfile(member), file, 65536)
-                    os.utime(path, (member.mtime, member.mtime))
-                    os.chmod(path, member.mode & 0o777)
-                elif member.islnk():
-                    os.link(os.path.join(new, *safe_names(member.linkname)), path)
-                else:
-                    links.append((names, member.linkname))
-    except (tarfile.TarError, ValueError, OverflowError) as error:
-        app.debug("tar: %s" % error)
-        return False
-    for names, goal in links:
-        make_link(app, new, names, goal)
-    return os.path.exists(new)
-
-
-def short_headers():
-    """Return the class of a tar stream's members; an extended header is read into memory whole."""
-    import tarfile
-
-    class Member(tarfile.TarInfo):
-        @classmethod
-        def frombuf(cls, *words):
-            member = super().frombuf(*words)
-            if member.type not in tarfile.REGULAR_TYPES and member.size > MAX_CONFIG_BYTES:
-                raise ValueError("a header of %d bytes" % member.size)
-            return member
-
-    return Member
-
-
-def safe_names(path):
-    """Return the names on a path in a tar stream; raises ValueError where it leads elsewhere."""
-    names = [name for name in path.split("/") if name not in ("", ".")]
-    foreign = [name for name in names if os.sep in name or (os.name == "nt" and ":" in name)]
-    if ".." in names or foreign:
-        raise ValueError("unsafe name: %s" % path)
-    return names
-
-
-def make_link(app, new, names, goal):
-    """Make a symbolic link, if it stays in the tree; an empty goal is a device's or a pipe's.
-
-    It goes up only before it goes down: what `a/..` is depends on where a link at `a` leads. And
-    it stands in a directory, not behind a link that was made before it.
-    """
-    steps = [step for step in goal.split("/") if step not in ("", ".")]
-    ups = steps.count("..")
-    stays = goal and not goal.startswith("/") and ups < len(names) and ".." not in steps[ups:]
-    folder = os.path.join(os.path.realpath(new), *names[:-1])
-    try:
-        if not (stays and os.path.realpath(folder) == folder):
-            raise OSError
-        os.symlink(goal, os.path.join(folder, names[-1]))
-    except (OSError, NotImplementedError):
-        app.warn("left out: %s (it leads to %s)" % ("/".join(names), goal or "no file"))
-
-
-def merge(new, goal):
-    """Move a tree file by file into the one that is there; never through a link."""
-    if any(os.path.islink(path) or not os.path.isdir(path) for path in (new, goal)):
-        os.replace(new, goal)
-        return
-    for name in os.listdir(new):
-        merge(os.path.join(new, name), os.path.join(goal, name))
-
-
 @command(
     "pod port-forward",
     "Bring ports of a pod to this machine",
@@ -5985,8 +5997,6 @@ def merge(new, goal):
 )
 def pod_port_forward(cx, args):
     """Forward ports of this machine to ports of a pod, until Ctrl-C."""
-    import subprocess
-
     pairs = [read_forward(text) for text in args.ports]
     options = ["-N", "-T", "-o", "ExitOnForwardFailure=yes"]
     for pair in pairs:
@@ -5994,7 +6004,7 @@ def pod_port_forward(cx, args):
     words = ssh_to(cx, args.name, *options)
     shown = ", ".join("127.0.0.1:%d to %d" % pair for pair in pairs)
     cx.app.say("Forwarding %s of pod '%s'; Ctrl-C ends it" % (shown, args.name))
-    code = cx.app.hand_over(words, stdin=subprocess.DEVNULL)
+    code = cx.app.hand_over(words, typed=False)
     if code == 255:
         raise PodError("The connection to pod '%s' has ended" % args.name)
     end_like(code)
@@ -6071,7 +6081,7 @@ def api_call(cx, args):
     fields = [split_pair(text, "-f") for text in args.field]
     if args.input and fields:
         raise UsageError("-f and --input exclude each other")
-    raw = read_input(cx.app, args.input) if args.input else None
+    raw = cx.app.read_bytes(args.input) if args.input else None
     method = (args.method or ("POST" if fields or raw is not None else "GET")).upper()
     if not method.isalpha() or not is_token(method):
         raise UsageError("'%s' is not a method" % method)
@@ -6112,26 +6122,16 @@ def check_api_path(text):
     return path, parse_qsl(query, keep_blank_values=True)
 
 
-def read_input(app, name):
-    try:
-        if name == "-":
-            return app.stdin.buffer.read()
-        with open(name, "rb") as stream:
-            return stream.read()
-    except OSError as error:
-        raise PodError("Cannot read %s: %s" % (name, error.strerror))
-
-
 # -- the program itself
 
 
-def read_receipt():
+def read_receipt(app):
     """Return what install.sh noted about this install; raises PodError where it did not do it."""
     path = os.path.join(os.path.dirname(SOURCE), "receipt")
     if not os.path.isfile(path):
         hint = "Update it the way it came: git pull, or your package manager"
         raise PodError("install.sh did not install %s" % SOURCE, hint)
-    return dict(line.partition(" ")[::2] for line in read_lines(path))
+    return dict(line.partition(" ")[::2] for line in app.read_lines(path))
 
 
 def check_is_ours(folder):
@@ -6161,7 +6161,7 @@ def fetch_installer(cx, origin):
 )
 def update(cx, args):
     """Update podstack in place; this version stays if that fails."""
-    receipt = read_receipt()
+    receipt = read_receipt(cx.app)
     origin = cx.app.env("PODSTACK_INSTALL_URL") or receipt.get("origin", INSTALL_URL)
     origin = origin.rstrip("/")
     version, script = fetch_installer(cx, origin)
