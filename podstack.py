@@ -26,7 +26,6 @@ DEFAULT_TIMEOUT = 30.0
 INSTALL_URL = "https://get.podstack.ai"
 DASHBOARD_TOKENS = "Account > API Tokens"
 SOURCE = os.path.abspath(__file__)
-
 MAX_CONFIG_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 10 * 1000 * 1000
 MAX_SHOWN = 2000  # characters of one thing that a server said
@@ -38,7 +37,6 @@ LOGIN_SECONDS = 300
 WAIT_SECONDS = 600
 PAGE_SIZE = 100
 PARALLEL_PAGES = 8
-
 ENVIRONMENT = (
     ("PODSTACK_API_TOKEN", "the token to use; never stored, wins over a stored one"),
     ("PODSTACK_PROFILE", "the profile to use"),
@@ -54,6 +52,8 @@ ENVIRONMENT = (
     ("PODSTACK_DEBUG", "show requests and tracebacks, as --debug"),
     ("PODSTACK_INSTALL_URL", "a mirror for podstack update and install.sh"),
 )
+
+
 # == errors: what can go wrong, in the user's words ==========================================
 # Raised deep, printed once (by the door). A message is a fact without a full stop, a hint is one
 # thing to do next, details are further lines. Nothing here prints, and no error holds a token.
@@ -313,6 +313,13 @@ def is_digits(text):
     return bool(text) and not text.strip("0123456789")
 
 
+def days_from_civil(year, month, day):
+    """Return the days from 1970-01-01 to a Gregorian date."""
+    years = year - (month < 3)
+    day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
+    return years * 365 + years // 4 - years // 100 + years // 400 + day_of_year - 719468
+
+
 def parse_time(text):
     """Return the Unix seconds of an RFC 3339 time (or a date, as midnight UTC); ValueError else."""
     # By hand: datetime and strptime cost more than the start-up budget.
@@ -330,13 +337,6 @@ def parse_time(text):
     zone = (east * 3600 + more * 60) * (-1 if clock[-6] == "-" else 1)
     seconds = days_from_civil(year, month, day) * 86400 + hour * 3600 + minute * 60 + second
     return seconds - zone + float("0.%s" % (fraction or 0))
-
-
-def days_from_civil(year, month, day):
-    """Return the days from 1970-01-01 to a Gregorian date."""
-    years = year - (month < 3)
-    day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
-    return years * 365 + years // 4 - years // 100 + years // 400 + day_of_year - 719468
 
 
 def time_or_none(text):
@@ -471,6 +471,20 @@ class Url:
         return self.origin + self.path + ("?" + self.query if self.query else "")
 
 
+def split_authority(authority, default_port):
+    """Return (host, port) of `HOST[:PORT]` or `[IPV6][:PORT]`; raises ValueError."""
+    host, port, letters = authority, str(default_port), NAME_LETTERS + ".-_"
+    if ":" in authority.rpartition("]")[2]:
+        host, _, port = authority.rpartition(":")
+    if host.startswith("[") and host.endswith("]") and ":" in host:
+        host, letters = host[1:-1], "0123456789abcdefABCDEF:."
+    if not host or host.strip(letters) or host.startswith("-"):
+        raise ValueError("its host is not plain")
+    if not is_digits(port) or len(port) > 5 or not 0 < int(port) < 65536:
+        raise ValueError("its port is not a number from 1 to 65535")
+    return host.lower(), int(port)
+
+
 def parse_url(text):
     """Return the `Url` in `text`; raises ValueError saying what is wrong with it.
 
@@ -489,20 +503,6 @@ def parse_url(text):
         raise ValueError("it has a user name in it")
     host, port = split_authority(authority, USUAL_PORTS[scheme])
     return Url(scheme, host, port, slash + path, query)
-
-
-def split_authority(authority, default_port):
-    """Return (host, port) of `HOST[:PORT]` or `[IPV6][:PORT]`; raises ValueError."""
-    host, port, letters = authority, str(default_port), NAME_LETTERS + ".-_"
-    if ":" in authority.rpartition("]")[2]:
-        host, _, port = authority.rpartition(":")
-    if host.startswith("[") and host.endswith("]") and ":" in host:
-        host, letters = host[1:-1], "0123456789abcdefABCDEF:."
-    if not host or host.strip(letters) or host.startswith("-"):
-        raise ValueError("its host is not plain")
-    if not is_digits(port) or len(port) > 5 or not 0 < int(port) < 65536:
-        raise ValueError("its port is not a number from 1 to 65535")
-    return host.lower(), int(port)
 
 
 def safe_url(text, what, loopback=False):
@@ -1053,6 +1053,21 @@ class Finished:
         self.code, self.out, self.err = code, out, err
 
 
+def lenient_stream(stream, errors):
+    """Return a text stream over `stream` that no letter can break (C locale, 3.6, wrong bytes)."""
+    if stream is None or not hasattr(stream, "buffer"):
+        return stream
+    return io.TextIOWrapper(stream.buffer, stream.encoding, errors, line_buffering=stream.isatty())
+
+
+def terminal_width(stream):
+    """Return the width of the terminal that `stream` is."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
 class App:
     """The world as the program sees it; every part can be replaced by keyword."""
 
@@ -1439,21 +1454,6 @@ class App:
             return False
 
 
-def lenient_stream(stream, errors):
-    """Return a text stream over `stream` that no letter can break (C locale, 3.6, wrong bytes)."""
-    if stream is None or not hasattr(stream, "buffer"):
-        return stream
-    return io.TextIOWrapper(stream.buffer, stream.encoding, errors, line_buffering=stream.isatty())
-
-
-def terminal_width(stream):
-    """Return the width of the terminal that `stream` is."""
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
-
-
 # == files: the config file, its profiles, and where every value comes from ==================
 # Reads and writes ~/.podstack/config.yaml: atomically, 0600, under a lock, only the lines that
 # change. `Settings` is the one place that decides between option, environment, file and default.
@@ -1491,6 +1491,30 @@ def os_error(verb, path, error):
     return ConfigError("Cannot %s %s: %s" % (verb, path, error.strerror or error), hint)
 
 
+def check_readable(path, facts):
+    """Raise ConfigError unless these are the facts of a plain file that is ours to use."""
+    if not stat.S_ISREG(facts.st_mode):
+        raise ConfigError("Cannot read %s: it is not a regular file" % path)
+    if hasattr(os, "geteuid") and os.geteuid() not in (0, facts.st_uid):
+        raise ConfigError(
+            "Cannot use %s: it belongs to another user (uid %d)" % (path, facts.st_uid),
+            "Set PODSTACK_CONFIG to a file of your own",
+        )
+
+
+def refuse_planted_link(path):
+    """As root, follow no symbolic link in a directory that root does not own; raises ConfigError.
+
+    Such a link would make root read, create or give away any file of the machine.
+    """
+    if not is_root():
+        return
+    while path != os.path.dirname(path):
+        link, path = path, os.path.dirname(path)
+        if os.path.islink(link) and (os.lstat(link).st_uid or os.stat(path).st_uid):
+            raise ConfigError("As root, the link %s is not followed: others may set it" % link)
+
+
 def read_file(path):
     """Return (text, stat) of the config file, ("", None) where there is none.
 
@@ -1520,28 +1544,16 @@ def read_file(path):
         raise ConfigError("%s:%d:%d: not UTF-8 text" % (path, len(lines), len(lines[-1])))
 
 
-def check_readable(path, facts):
-    """Raise ConfigError unless these are the facts of a plain file that is ours to use."""
-    if not stat.S_ISREG(facts.st_mode):
-        raise ConfigError("Cannot read %s: it is not a regular file" % path)
-    if hasattr(os, "geteuid") and os.geteuid() not in (0, facts.st_uid):
-        raise ConfigError(
-            "Cannot use %s: it belongs to another user (uid %d)" % (path, facts.st_uid),
-            "Set PODSTACK_CONFIG to a file of your own",
-        )
+def give_to_owner(descriptor, path):
+    """As root, hand what we have just made to the owner of its directory (sudo in a home).
 
-
-def refuse_planted_link(path):
-    """As root, follow no symbolic link in a directory that root does not own; raises ConfigError.
-
-    Such a link would make root read, create or give away any file of the machine.
+    In a directory of root's own, `path` keeps the owner that it has.
     """
-    if not is_root():
-        return
-    while path != os.path.dirname(path):
-        link, path = path, os.path.dirname(path)
-        if os.path.islink(link) and (os.lstat(link).st_uid or os.stat(path).st_uid):
-            raise ConfigError("As root, the link %s is not followed: others may set it" % link)
+    if is_root():
+        owner = os.stat(os.path.dirname(path))
+        if owner.st_uid == 0 and os.path.exists(path):
+            owner = os.stat(path)
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def make_directory(path):
@@ -1564,46 +1576,6 @@ def make_directory(path):
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         give_to_owner(descriptor, path)
         os.close(descriptor)
-
-
-def give_to_owner(descriptor, path):
-    """As root, hand what we have just made to the owner of its directory (sudo in a home).
-
-    In a directory of root's own, `path` keeps the owner that it has.
-    """
-    if is_root():
-        owner = os.stat(os.path.dirname(path))
-        if owner.st_uid == 0 and os.path.exists(path):
-            owner = os.stat(path)
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
-
-
-def write_file(app, path, text, keep=True):
-    """Replace the config file by `text`, or leave it as it is; raises ConfigError.
-
-    With `keep` false everything is tried but the replacing itself.
-    """
-    data = text.encode("utf-8")
-    if len(data) > MAX_CONFIG_BYTES:
-        raise ConfigError("Cannot write %s: it would be larger than 1 MiB" % path)
-    refuse_planted_link(path)
-    real = os.path.realpath(path)
-    directory, name = os.path.split(real)
-    temporary = os.path.join(directory, ".%s.%s.tmp" % (name, os.urandom(6).hex()))
-    try:
-        if os.path.islink(real):
-            os.stat(real)  # fails: realpath returns a loop as it is, and replace would overwrite it
-        make_directory(os.path.dirname(path))
-        try:
-            fill_temporary(temporary, real, data)
-            if keep:
-                replace_file(app, temporary, real)
-                sync_directory(app, directory)
-        finally:
-            if os.path.lexists(temporary):
-                os.unlink(temporary)
-    except OSError as error:
-        raise os_error("write", path, error)
 
 
 def fill_temporary(temporary, real, data):
@@ -1640,6 +1612,55 @@ def sync_directory(app, directory):
             os.close(descriptor)
     except OSError as error:  # always so on Windows
         app.debug("cannot sync %s: %s" % (directory, error))
+
+
+def write_file(app, path, text, keep=True):
+    """Replace the config file by `text`, or leave it as it is; raises ConfigError.
+
+    With `keep` false everything is tried but the replacing itself.
+    """
+    data = text.encode("utf-8")
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigError("Cannot write %s: it would be larger than 1 MiB" % path)
+    refuse_planted_link(path)
+    real = os.path.realpath(path)
+    directory, name = os.path.split(real)
+    temporary = os.path.join(directory, ".%s.%s.tmp" % (name, os.urandom(6).hex()))
+    try:
+        if os.path.islink(real):
+            os.stat(real)  # fails: realpath returns a loop as it is, and replace would overwrite it
+        make_directory(os.path.dirname(path))
+        try:
+            fill_temporary(temporary, real, data)
+            if keep:
+                replace_file(app, temporary, real)
+                sync_directory(app, directory)
+        finally:
+            if os.path.lexists(temporary):
+                os.unlink(temporary)
+    except OSError as error:
+        raise os_error("write", path, error)
+
+
+def is_single_file(facts):
+    """Tell whether it is a plain file without a second name."""
+    return stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1
+
+
+def lock_descriptor(descriptor, is_windows):
+    """Take the lock or raise BlockingIOError (Windows: PermissionError) at once.
+
+    flock, not lockf: that one drops with any close of the file in the process.
+    """
+    if is_windows:
+        import msvcrt
+
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class FileLock:
@@ -1741,27 +1762,6 @@ class FileLock:
             self.app.debug("cannot close %s: %s" % (self.path, error))
 
 
-def is_single_file(facts):
-    """Tell whether it is a plain file without a second name."""
-    return stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1
-
-
-def lock_descriptor(descriptor, is_windows):
-    """Take the lock or raise BlockingIOError (Windows: PermissionError) at once.
-
-    flock, not lockf: that one drops with any close of the file in the process.
-    """
-    if is_windows:
-        import msvcrt
-
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 class HeldInterrupts:
     """Holds Ctrl-C back while a single-use answer is on its way to the disk."""
 
@@ -1814,6 +1814,28 @@ class Profile:
     def in_keychain(self):
         kept = self.get("storage") == "keyring" and self.get("endpoint") is not None
         return kept and self.get("token") is None
+
+
+def edit_text(config, changes):
+    """Return the file's text with `changes` made; blocks that become empty go, profiles stay."""
+    text = config.text
+    try:
+        for keys, value in changes:
+            if value is not None:
+                text = yaml_set(text, keys, value)
+                continue
+            text = yaml_unset(text, keys)
+            block = yaml_load(text)
+            for key in keys[:-1]:
+                block = block and block.get(key)
+            if block == {} and len(keys) in (2, 4):  # as `auth.KEY` or `profiles.work.auth.KEY`
+                text = yaml_unset(text, keys[:-1])
+        return text
+    except YamlError as error:
+        raise config.syntax_error(error)
+    except ValueError:  # a lone surrogate: bytes from the command line that are no text here
+        hint = "Type UTF-8, and set LC_ALL=C.UTF-8 or another UTF-8 locale"
+        raise UsageError("The command line is not text in this locale", hint)
 
 
 class Config:
@@ -1939,28 +1961,6 @@ class Config:
                     os.unlink(os.path.join(directory, entry))
         except OSError as error:
             self.app.debug("cannot tidy up %s: %s" % (directory, error))
-
-
-def edit_text(config, changes):
-    """Return the file's text with `changes` made; blocks that become empty go, profiles stay."""
-    text = config.text
-    try:
-        for keys, value in changes:
-            if value is not None:
-                text = yaml_set(text, keys, value)
-                continue
-            text = yaml_unset(text, keys)
-            block = yaml_load(text)
-            for key in keys[:-1]:
-                block = block and block.get(key)
-            if block == {} and len(keys) in (2, 4):  # as `auth.KEY` or `profiles.work.auth.KEY`
-                text = yaml_unset(text, keys[:-1])
-        return text
-    except YamlError as error:
-        raise config.syntax_error(error)
-    except ValueError:  # a lone surrogate: bytes from the command line that are no text here
-        hint = "Type UTF-8, and set LC_ALL=C.UTF-8 or another UTF-8 locale"
-        raise UsageError("The command line is not text in this locale", hint)
 
 
 def not_accepted(what, error, text):
@@ -2387,19 +2387,19 @@ def save_login(settings, name, login, storage):
                 app.warn("the keyring still holds the earlier login: %s" % error.message)
 
 
+def prove_keychain(settings, name):
+    """Raise unless the keychain can be written; it may ask for a password: not under the lock."""
+    probe = "%s.probe%d" % (name, os.getpid())  # no profile's name, and no other process's
+    write_keychain(settings, probe, PROBE_PAYLOAD)
+    open_keychain(settings.app).delete(keychain_account(settings, probe))
+
+
 def prove_storage(settings, name, storage):
     """Raise unless a login can be saved right now, so that no single-use answer is lost."""
     if storage == "keyring":
         prove_keychain(settings, name)
     trial = Login(token="x", refresh_token="x", expires="2024-12-31T00:00:00Z", endpoint="x")
     settings.config.edit(lambda _: login_changes(settings, name, trial, storage), trial=True)
-
-
-def prove_keychain(settings, name):
-    """Raise unless the keychain can be written; it may ask for a password: not under the lock."""
-    probe = "%s.probe%d" % (name, os.getpid())  # no profile's name, and no other process's
-    write_keychain(settings, probe, PROBE_PAYLOAD)
-    open_keychain(settings.app).delete(keychain_account(settings, probe))
 
 
 def forget_login(settings, name):
@@ -2476,34 +2476,6 @@ def environment_credential(settings):
     return Credential(token, "environment", "Token from PODSTACK_API_TOKEN")
 
 
-def command_credential(settings, profile):
-    """Return the Credential that the profile's token_command yields; raises AuthError."""
-    app, what = settings.app, "token_command of profile '%s'" % profile.name
-    check_pin(settings, profile, token_endpoint(profile, ["api_endpoint"]))
-    check_command_file(profile)
-    if app.env("PODSTACK_TOKEN_COMMAND"):
-        raise AuthError("%s calls podstack itself" % what)
-    argv = command_words(app, profile)
-    named = "%s (%s)" % (what, argv[0])
-    environ = {
-        "PODSTACK_PROFILE": profile.name,
-        "PODSTACK_API_ENDPOINT": settings.get("endpoint"),
-        "PODSTACK_TOKEN_COMMAND": "1",
-    }
-    try:
-        done = app.run(argv, env=environ, inherit=True)
-    except (OSError, TimeoutError) as error:
-        raise AuthError("%s failed: %s" % (named, getattr(error, "strerror", None) or error))
-    if done.code:
-        raise AuthError("%s failed with exit code %d" % (named, done.code))
-    token, expires = read_command_answer(done.out.decode("utf-8", "replace"))
-    app.guard(token)
-    if not is_token(token):
-        raise AuthError("%s did not print one token" % named)
-    login = Login(token=token, expires=expires if isinstance(expires, str) else None)
-    return Credential(token, "command", "Token from " + what, profile, login)
-
-
 def command_words(app, profile):
     """Return token_command as an argv that starts with an absolute path; never a shell's line."""
     import shlex
@@ -2546,6 +2518,34 @@ def check_command_file(profile):
         if facts.st_mode & 0o022 or facts.st_uid not in (0, os.geteuid()):
             hint = "Run: chmod go-w %s" % path
             raise AuthError("token_command is not run: others can write %s" % path, hint)
+
+
+def command_credential(settings, profile):
+    """Return the Credential that the profile's token_command yields; raises AuthError."""
+    app, what = settings.app, "token_command of profile '%s'" % profile.name
+    check_pin(settings, profile, token_endpoint(profile, ["api_endpoint"]))
+    check_command_file(profile)
+    if app.env("PODSTACK_TOKEN_COMMAND"):
+        raise AuthError("%s calls podstack itself" % what)
+    argv = command_words(app, profile)
+    named = "%s (%s)" % (what, argv[0])
+    environ = {
+        "PODSTACK_PROFILE": profile.name,
+        "PODSTACK_API_ENDPOINT": settings.get("endpoint"),
+        "PODSTACK_TOKEN_COMMAND": "1",
+    }
+    try:
+        done = app.run(argv, env=environ, inherit=True)
+    except (OSError, TimeoutError) as error:
+        raise AuthError("%s failed: %s" % (named, getattr(error, "strerror", None) or error))
+    if done.code:
+        raise AuthError("%s failed with exit code %d" % (named, done.code))
+    token, expires = read_command_answer(done.out.decode("utf-8", "replace"))
+    app.guard(token)
+    if not is_token(token):
+        raise AuthError("%s did not print one token" % named)
+    login = Login(token=token, expires=expires if isinstance(expires, str) else None)
+    return Credential(token, "command", "Token from " + what, profile, login)
 
 
 def stored_credential(settings, profile):
@@ -2622,6 +2622,14 @@ TLS_PROBLEMS = {  # by OpenSSL's verify code (x509_vfy.h), else by the name of i
 }
 
 
+def number(text):
+    """Return a JSON number, or None for NaN, Infinity and what a float cannot hold."""
+    if len(text) <= 4300 and is_digits(text.lstrip("-")):  # int takes quadratic time
+        return int(text)
+    value = float(text)
+    return value if value - value == 0 else None
+
+
 class Answer:
     """An HTTP answer: `status`, `headers` (lower-case names), its `url` and `body` in bytes.
 
@@ -2649,14 +2657,6 @@ class Answer:
     @property
     def text(self):
         return self.body.decode("utf-8", "replace")
-
-
-def number(text):
-    """Return a JSON number, or None for NaN, Infinity and what a float cannot hold."""
-    if len(text) <= 4300 and is_digits(text.lstrip("-")):  # int takes quadratic time
-        return int(text)
-    value = float(text)
-    return value if value - value == 0 else None
 
 
 class TransportFailure(OSError):
@@ -2801,6 +2801,198 @@ class Proxy:
 
     def __str__(self):
         return "proxy %s:%d" % (self.host, self.port)
+
+
+def unreachable(url, failure):
+    """Return the Unreachable that tells the user of a TransportFailure."""
+    error = Unreachable("Cannot reach %s: %s" % (url.host, failure.reason), failure.hint)
+    error.sent = failure.sent
+    return error
+
+
+def redirect_goal(method, url, answer, redirects):
+    """Return the Url to go to where that is allowed; raises Unreachable naming the target."""
+    from urllib.parse import urljoin
+
+    target = answer.headers.get("location", "")
+    try:
+        goal = parse_url(urljoin(str(url), target)) if is_token(target) else None
+    except ValueError:
+        goal = None
+    if method == "GET" and redirects > 0 and goal and goal.origin == url.origin:
+        return goal
+    reason = "it redirects to %s, which is not followed" % (target or "nowhere")
+    raise Unreachable("Cannot reach %s: %s" % (url.host, reason))
+
+
+def debug_message(app, mark, line, headers, body):
+    """Show a request (>) or an answer (<) where --debug asks for it."""
+    if not app.debugging:
+        return
+    app.debug("%s %s" % (mark, line))
+    for name, value in headers.items():
+        if name.lower() == "authorization":
+            kind, _, token = value.partition(" ")
+            value = "%s %s" % (kind, mask(token))
+        app.debug("%s %s: %s" % (mark, name, "****" if name == "set-cookie" else value))
+    if body:
+        text = body.decode("utf-8", "replace")
+        app.debug("%s %s" % (mark, redact_names(redact(text, app.secrets))[:MAX_SHOWN]))
+
+
+def request_bytes(app, method, url, headers, body):
+    """Return a request as it goes over the wire."""
+    python = "python %d.%d" % sys.version_info[:2]
+    known = {
+        "Host": url.origin.partition("://")[2],
+        "User-Agent": "podstack-cli/%s (%s; %s)" % (VERSION, python, app.platform),
+        "Accept": "application/json",
+    }
+    known.update(headers)
+    if body is not None or method not in REPEATABLE:
+        known["Content-Length"] = str(len(body or b""))
+    debug_message(app, ">", "%s %s" % (method, url), known, body)
+    lines = ["%s %s HTTP/1.1" % (method, url.target)]
+    lines += ["%s: %s" % pair for pair in known.items()]
+    if not all(line.isprintable() for line in lines):  # a line end would begin another header
+        raise PodError("The request to %s cannot be sent: it has a control character" % url.host)
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + (body or b"")
+
+
+def resolve(host, port, deadline):
+    """Return the addresses of a host as bytes (text would load the idna codec); raises OSError.
+
+    In a thread: getaddrinfo itself has no time limit, nor does Ctrl-C end it.
+    """
+    import socket
+    import threading
+
+    found, failed = [], []
+
+    def look_up(names):
+        try:
+            for name in names:
+                for entry in socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM):
+                    found.append(entry[4][0].encode("ascii"))
+        except OSError as error:
+            failed.append(error)
+
+    # localhost is never asked of a name server (RFC 6761 §6.3).
+    names = ("127.0.0.1", "::1") if host == "localhost" else (host.encode("ascii"),)
+    worker = threading.Thread(target=look_up, args=(names,), daemon=True)
+    worker.start()
+    worker.join(seconds_left(deadline))
+    if not found:
+        raise failed[0] if failed else TimeoutError("timed out")
+    return found
+
+
+def skips_proxy(entry, url):
+    """Tell whether an entry of NO_PROXY is a host, a domain above it, its network, or *."""
+    name, port = entry, ""
+    if entry.count(":") == 1 or "]:" in entry:
+        name, _, port = entry.rpartition(":")
+    name = name.strip("[]").lstrip("*.")
+    if port and port != str(url.port):
+        return False
+    if entry == "*" or (name and ("." + url.host).endswith("." + name)):
+        return True
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(url.host) in ipaddress.ip_network(name, strict=False)
+    except ValueError:
+        return False
+
+
+def retry_after(answer, now):
+    """Return the seconds that the server asks to wait (RFC 9110 §10.2.3), or None."""
+    text = answer.headers.get("retry-after", "")
+    reset = answer.headers.get("x-ratelimit-reset", "")
+    if is_digits(text):
+        return int(text[:9])
+    if text:
+        from email.utils import parsedate_to_datetime
+
+        try:
+            return max(0, parsedate_to_datetime(text).timestamp() - now)
+        except (TypeError, ValueError, IndexError, OverflowError):
+            return None
+    if answer.status == 429 and is_digits(reset):
+        return max(0, int(reset[:12]) - now)
+    return None
+
+
+def has_hashed_certificates(directory):
+    try:
+        return any(name.endswith(".0") for name in os.listdir(directory))
+    except OSError:
+        return False
+
+
+def load_bundle(context, path):
+    """Trust exactly the authorities of a PEM file or a hashed directory."""
+    import ssl
+
+    path = os.path.expanduser(path)
+    problem = "CA bundle %s: " % path
+    if os.path.isdir(path):
+        if not has_hashed_certificates(path):
+            hint = "Run: openssl rehash %s" % path
+            raise TransportFailure(problem + "it has no hashed certificates", True, hint)
+        return context.load_verify_locations(capath=path)
+    try:
+        context.load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        hint = "It must be in PEM form (-----BEGIN CERTIFICATE-----)"
+        raise TransportFailure(problem + "it holds no certificates", True, hint)
+    except OSError as error:
+        raise TransportFailure(problem + error.strerror.lower(), True)
+
+
+def load_system_certificates(context):
+    context.load_default_certs()
+    if not context.cert_store_stats()["x509_ca"]:
+        for path in CA_BUNDLES:
+            if os.path.isfile(path):
+                return context.load_verify_locations(cafile=path)
+
+
+def tls_context(bundle):
+    """Return a TLS context that trusts what `bundle` holds, or what the system has."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if hasattr(context, "minimum_version"):
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    else:
+        context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
+    if getattr(context, "security_level", 0) < 2:
+        try:
+            context.set_ciphers("DEFAULT:@SECLEVEL=2")
+        except ssl.SSLError:
+            context.set_ciphers("HIGH:!aNULL:!eNULL:!MD5:!3DES")  # LibreSSL has no levels
+    if bundle:
+        load_bundle(context, bundle)
+    else:
+        load_system_certificates(context)
+    return context
+
+
+def tls_failure(error):
+    """Return the TransportFailure for a TLS error, in plain words."""
+    import ssl
+
+    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return TransportFailure("it closed the connection during the TLS handshake")
+    name = getattr(error, "reason", None) or ""
+    code = getattr(error, "verify_code", name)
+    if not isinstance(error, ssl.SSLError):  # match_hostname of 3.6
+        code = 62
+    words = getattr(error, "verify_message", None) or name.replace("_", " ").lower() or error
+    refused = isinstance(error, ssl.CertificateError) or name == "CERTIFICATE_VERIFY_FAILED"
+    reason = TLS_PROBLEMS.get(code, "TLS failed: %s" % words)
+    return TransportFailure(reason, final=True, hint=CA_HINT if refused else None)
 
 
 class Http:
@@ -3045,108 +3237,6 @@ class Http:
         return TransportFailure(str(error.strerror or error).lower())
 
 
-def unreachable(url, failure):
-    """Return the Unreachable that tells the user of a TransportFailure."""
-    error = Unreachable("Cannot reach %s: %s" % (url.host, failure.reason), failure.hint)
-    error.sent = failure.sent
-    return error
-
-
-def redirect_goal(method, url, answer, redirects):
-    """Return the Url to go to where that is allowed; raises Unreachable naming the target."""
-    from urllib.parse import urljoin
-
-    target = answer.headers.get("location", "")
-    try:
-        goal = parse_url(urljoin(str(url), target)) if is_token(target) else None
-    except ValueError:
-        goal = None
-    if method == "GET" and redirects > 0 and goal and goal.origin == url.origin:
-        return goal
-    reason = "it redirects to %s, which is not followed" % (target or "nowhere")
-    raise Unreachable("Cannot reach %s: %s" % (url.host, reason))
-
-
-def request_bytes(app, method, url, headers, body):
-    """Return a request as it goes over the wire."""
-    python = "python %d.%d" % sys.version_info[:2]
-    known = {
-        "Host": url.origin.partition("://")[2],
-        "User-Agent": "podstack-cli/%s (%s; %s)" % (VERSION, python, app.platform),
-        "Accept": "application/json",
-    }
-    known.update(headers)
-    if body is not None or method not in REPEATABLE:
-        known["Content-Length"] = str(len(body or b""))
-    debug_message(app, ">", "%s %s" % (method, url), known, body)
-    lines = ["%s %s HTTP/1.1" % (method, url.target)]
-    lines += ["%s: %s" % pair for pair in known.items()]
-    if not all(line.isprintable() for line in lines):  # a line end would begin another header
-        raise PodError("The request to %s cannot be sent: it has a control character" % url.host)
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + (body or b"")
-
-
-def debug_message(app, mark, line, headers, body):
-    """Show a request (>) or an answer (<) where --debug asks for it."""
-    if not app.debugging:
-        return
-    app.debug("%s %s" % (mark, line))
-    for name, value in headers.items():
-        if name.lower() == "authorization":
-            kind, _, token = value.partition(" ")
-            value = "%s %s" % (kind, mask(token))
-        app.debug("%s %s: %s" % (mark, name, "****" if name == "set-cookie" else value))
-    if body:
-        text = body.decode("utf-8", "replace")
-        app.debug("%s %s" % (mark, redact_names(redact(text, app.secrets))[:MAX_SHOWN]))
-
-
-def resolve(host, port, deadline):
-    """Return the addresses of a host as bytes (text would load the idna codec); raises OSError.
-
-    In a thread: getaddrinfo itself has no time limit, nor does Ctrl-C end it.
-    """
-    import socket
-    import threading
-
-    found, failed = [], []
-
-    def look_up(names):
-        try:
-            for name in names:
-                for entry in socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM):
-                    found.append(entry[4][0].encode("ascii"))
-        except OSError as error:
-            failed.append(error)
-
-    # localhost is never asked of a name server (RFC 6761 §6.3).
-    names = ("127.0.0.1", "::1") if host == "localhost" else (host.encode("ascii"),)
-    worker = threading.Thread(target=look_up, args=(names,), daemon=True)
-    worker.start()
-    worker.join(seconds_left(deadline))
-    if not found:
-        raise failed[0] if failed else TimeoutError("timed out")
-    return found
-
-
-def skips_proxy(entry, url):
-    """Tell whether an entry of NO_PROXY is a host, a domain above it, its network, or *."""
-    name, port = entry, ""
-    if entry.count(":") == 1 or "]:" in entry:
-        name, _, port = entry.rpartition(":")
-    name = name.strip("[]").lstrip("*.")
-    if port and port != str(url.port):
-        return False
-    if entry == "*" or (name and ("." + url.host).endswith("." + name)):
-        return True
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(url.host) in ipaddress.ip_network(name, strict=False)
-    except ValueError:
-        return False
-
-
 def check_service(answer):
     """Raise Unreachable where the service is failing or limits the rate; returns the answer."""
     if answer.status == 429:
@@ -3161,96 +3251,6 @@ def check_service(answer):
         message = "Podstack is having trouble (HTTP %d%s)" % (answer.status, shown)
         raise Unreachable(message, "Try again in a few minutes")
     return answer
-
-
-def retry_after(answer, now):
-    """Return the seconds that the server asks to wait (RFC 9110 §10.2.3), or None."""
-    text = answer.headers.get("retry-after", "")
-    reset = answer.headers.get("x-ratelimit-reset", "")
-    if is_digits(text):
-        return int(text[:9])
-    if text:
-        from email.utils import parsedate_to_datetime
-
-        try:
-            return max(0, parsedate_to_datetime(text).timestamp() - now)
-        except (TypeError, ValueError, IndexError, OverflowError):
-            return None
-    if answer.status == 429 and is_digits(reset):
-        return max(0, int(reset[:12]) - now)
-    return None
-
-
-def tls_context(bundle):
-    """Return a TLS context that trusts what `bundle` holds, or what the system has."""
-    import ssl
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if hasattr(context, "minimum_version"):
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-    else:
-        context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
-    if getattr(context, "security_level", 0) < 2:
-        try:
-            context.set_ciphers("DEFAULT:@SECLEVEL=2")
-        except ssl.SSLError:
-            context.set_ciphers("HIGH:!aNULL:!eNULL:!MD5:!3DES")  # LibreSSL has no levels
-    if bundle:
-        load_bundle(context, bundle)
-    else:
-        load_system_certificates(context)
-    return context
-
-
-def has_hashed_certificates(directory):
-    try:
-        return any(name.endswith(".0") for name in os.listdir(directory))
-    except OSError:
-        return False
-
-
-def load_bundle(context, path):
-    """Trust exactly the authorities of a PEM file or a hashed directory."""
-    import ssl
-
-    path = os.path.expanduser(path)
-    problem = "CA bundle %s: " % path
-    if os.path.isdir(path):
-        if not has_hashed_certificates(path):
-            hint = "Run: openssl rehash %s" % path
-            raise TransportFailure(problem + "it has no hashed certificates", True, hint)
-        return context.load_verify_locations(capath=path)
-    try:
-        context.load_verify_locations(cafile=path)
-    except ssl.SSLError:
-        hint = "It must be in PEM form (-----BEGIN CERTIFICATE-----)"
-        raise TransportFailure(problem + "it holds no certificates", True, hint)
-    except OSError as error:
-        raise TransportFailure(problem + error.strerror.lower(), True)
-
-
-def load_system_certificates(context):
-    context.load_default_certs()
-    if not context.cert_store_stats()["x509_ca"]:
-        for path in CA_BUNDLES:
-            if os.path.isfile(path):
-                return context.load_verify_locations(cafile=path)
-
-
-def tls_failure(error):
-    """Return the TransportFailure for a TLS error, in plain words."""
-    import ssl
-
-    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-        return TransportFailure("it closed the connection during the TLS handshake")
-    name = getattr(error, "reason", None) or ""
-    code = getattr(error, "verify_code", name)
-    if not isinstance(error, ssl.SSLError):  # match_hostname of 3.6
-        code = 62
-    words = getattr(error, "verify_message", None) or name.replace("_", " ").lower() or error
-    refused = isinstance(error, ssl.CertificateError) or name == "CERTIFICATE_VERIFY_FAILED"
-    reason = TLS_PROBLEMS.get(code, "TLS failed: %s" % words)
-    return TransportFailure(reason, final=True, hint=CA_HINT if refused else None)
 
 
 # == login: from nothing to a token, and from an old token to a new one ======================
@@ -3298,6 +3298,18 @@ class OAuthError(PodError):
         else:
             words = ": %s" % description if description else ""
             super().__init__("Sign-in failed: %s%s" % (error, words))
+
+
+def read_oauth_answer(answer):
+    """Return the object of a good answer; raises OAuthError or Unreachable."""
+    body = answer.json()
+    if answer.status == 200 and isinstance(body, dict) and "error" not in body:
+        return body
+    if isinstance(body, dict) and isinstance(body.get("error"), str) and answer.status < 500:
+        raise OAuthError(body["error"], body.get("error_description"))
+    check_service(answer)
+    status = "HTTP %d" % answer.status
+    raise Unreachable("The authorization server's answer is not understood (%s)" % status)
 
 
 class AuthServer:
@@ -3350,18 +3362,6 @@ class AuthServer:
         return answer
 
 
-def read_oauth_answer(answer):
-    """Return the object of a good answer; raises OAuthError or Unreachable."""
-    body = answer.json()
-    if answer.status == 200 and isinstance(body, dict) and "error" not in body:
-        return body
-    if isinstance(body, dict) and isinstance(body.get("error"), str) and answer.status < 500:
-        raise OAuthError(body["error"], body.get("error_description"))
-    check_service(answer)
-    status = "HTTP %d" % answer.status
-    raise Unreachable("The authorization server's answer is not understood (%s)" % status)
-
-
 # -- discovery
 
 
@@ -3375,6 +3375,23 @@ def fetch_document(http, url, limits):
     answer = check_service(http.request("GET", url, **(limits or {})))
     document = answer.json() if answer.status == 200 else None
     return document if isinstance(document, dict) else None
+
+
+def names_endpoint(text, endpoint):
+    try:
+        return read_endpoint(text) == endpoint
+    except ValueError:
+        return False
+
+
+def check_metadata(metadata, issuer):
+    """Raise unless the metadata is the issuer's own and allows PKCE S256 (RFC 8414 §3.3)."""
+    named = metadata.get("issuer")
+    if named != issuer:
+        raise PodError("The server's metadata is from issuer %s, not from %s" % (named, issuer))
+    methods = metadata.get("code_challenge_methods_supported")
+    if methods is not None and not (isinstance(methods, list) and "S256" in methods):
+        raise PodError("The authorization server does not support PKCE S256")
 
 
 def discover(http, endpoint, client_id, limits=None):
@@ -3400,21 +3417,11 @@ def discover(http, endpoint, client_id, limits=None):
     return None
 
 
-def names_endpoint(text, endpoint):
-    try:
-        return read_endpoint(text) == endpoint
-    except ValueError:
-        return False
-
-
-def check_metadata(metadata, issuer):
-    """Raise unless the metadata is the issuer's own and allows PKCE S256 (RFC 8414 §3.3)."""
-    named = metadata.get("issuer")
-    if named != issuer:
-        raise PodError("The server's metadata is from issuer %s, not from %s" % (named, issuer))
-    methods = metadata.get("code_challenge_methods_supported")
-    if methods is not None and not (isinstance(methods, list) and "S256" in methods):
-        raise PodError("The authorization server does not support PKCE S256")
+def positive(value, default):
+    """Return a server's number, or its digits, where it is above zero, else `default`."""
+    if isinstance(value, str) and is_digits(value):
+        value = int(value[:10])
+    return value if type(value) in (int, float) and 0 < value < 1e9 else default
 
 
 def login_from_grant(app, grant, server, endpoint, earlier=None):
@@ -3429,13 +3436,6 @@ def login_from_grant(app, grant, server, endpoint, earlier=None):
         client_id=server.client_id,
         email=earlier and earlier.email,
     )
-
-
-def positive(value, default):
-    """Return a server's number, or its digits, where it is above zero, else `default`."""
-    if isinstance(value, str) and is_digits(value):
-        value = int(value[:10])
-    return value if type(value) in (int, float) and 0 < value < 1e9 else default
 
 
 # -- the way in
@@ -3518,65 +3518,6 @@ def read_callback(query, state, server):
     return form["code"]
 
 
-class Receiver:
-    """The loopback server that waits for the browser's answer; it owns its socket and threads.
-
-    `check(query)` returns the answer or raises ValueError. The page in the browser is held back
-    until `finish` tells it how the sign-in ended.
-    """
-
-    def __init__(self, port, check):
-        import threading
-
-        self.check, self.once = check, threading.Lock()
-        self.answered, self.ended, self.shown = [threading.Event() for _ in range(3)]
-        self.outcome = ("You are not signed in", "The sign-in was interrupted.")
-        self.server = callback_server(self, port)
-        self.port = self.server.server_address[1]
-        self.redirect_uri = "http://127.0.0.1:%d/callback" % self.port
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.answered.is_set():
-            self.ended.set()
-            self.shown.wait(5)
-        self.server.shutdown()
-        self.server.server_close()
-
-    def deliver(self, query):
-        """Take the one valid answer; raises ValueError for any other."""
-        answer = self.check(query)
-        if not self.once.acquire(False):
-            raise ValueError("this sign-in has had its answer already")
-        self.answer = answer
-        self.answered.set()
-
-    def paste(self, line):
-        """Take the callback address that somebody copied out of a browser elsewhere."""
-        address, _, query = line.partition("#")[0].partition("?")  # a browser keeps the fragment
-        if address != self.redirect_uri or not is_token(line):
-            raise ValueError("it does not begin with %s" % self.redirect_uri)
-        self.deliver(query)
-        self.shown.set()
-
-    def wait(self, app, seconds):
-        """Return the answer, showing the time left; raises AuthError when it is up."""
-        left, deadline = seconds, app.clock() + seconds
-        while left > 0:
-            app.countdown("Waiting for the browser", left)
-            if self.answered.wait(min(0.5, left)):
-                return self.answer
-            left = deadline - app.clock()
-        raise AuthError("Nobody signed in within %g s" % seconds, "Run: podstack auth login")
-
-    def finish(self, *outcome):
-        self.outcome = outcome
-        self.ended.set()
-
-
 def callback_handler(receiver):
     """Return the class that answers one connection to a Receiver's server."""
     import html
@@ -3654,6 +3595,65 @@ def callback_server(receiver, port):
     except OSError as error:
         hint = "Choose another with --callback-port, or leave it out"
         raise PodError("Cannot listen on port %d: %s" % (port, error.strerror), hint)
+
+
+class Receiver:
+    """The loopback server that waits for the browser's answer; it owns its socket and threads.
+
+    `check(query)` returns the answer or raises ValueError. The page in the browser is held back
+    until `finish` tells it how the sign-in ended.
+    """
+
+    def __init__(self, port, check):
+        import threading
+
+        self.check, self.once = check, threading.Lock()
+        self.answered, self.ended, self.shown = [threading.Event() for _ in range(3)]
+        self.outcome = ("You are not signed in", "The sign-in was interrupted.")
+        self.server = callback_server(self, port)
+        self.port = self.server.server_address[1]
+        self.redirect_uri = "http://127.0.0.1:%d/callback" % self.port
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.answered.is_set():
+            self.ended.set()
+            self.shown.wait(5)
+        self.server.shutdown()
+        self.server.server_close()
+
+    def deliver(self, query):
+        """Take the one valid answer; raises ValueError for any other."""
+        answer = self.check(query)
+        if not self.once.acquire(False):
+            raise ValueError("this sign-in has had its answer already")
+        self.answer = answer
+        self.answered.set()
+
+    def paste(self, line):
+        """Take the callback address that somebody copied out of a browser elsewhere."""
+        address, _, query = line.partition("#")[0].partition("?")  # a browser keeps the fragment
+        if address != self.redirect_uri or not is_token(line):
+            raise ValueError("it does not begin with %s" % self.redirect_uri)
+        self.deliver(query)
+        self.shown.set()
+
+    def wait(self, app, seconds):
+        """Return the answer, showing the time left; raises AuthError when it is up."""
+        left, deadline = seconds, app.clock() + seconds
+        while left > 0:
+            app.countdown("Waiting for the browser", left)
+            if self.answered.wait(min(0.5, left)):
+                return self.answer
+            left = deadline - app.clock()
+        raise AuthError("Nobody signed in within %g s" % seconds, "Run: podstack auth login")
+
+    def finish(self, *outcome):
+        self.outcome = outcome
+        self.ended.set()
 
 
 def read_pasted(app, receiver):
@@ -3749,20 +3749,6 @@ def sign_in_by_browser(app, http, server, options, launch, complete):
 # -- device login
 
 
-def sign_in_by_device(app, http, server, complete):
-    """Sign in with a code typed elsewhere (RFC 8628); returns what `complete(grant)` returns."""
-    told = read_oauth_answer(server.post(http, "device_authorization", scope=server.scope))
-    address = safe_url(told.get("verification_uri"), "verification address", server.loopback)
-    code = told.get("user_code")
-    fits = isinstance(code, str) and 0 < len(code) <= 100
-    if not fits or not is_token(told.get("device_code")):
-        raise Unreachable("The authorization server's answer holds no code")
-    app.guard(told["device_code"])
-    app.complain("Open this address on any device:", "", "  %s" % address, "")
-    app.complain("and enter this code:", "", "  %s" % code, "")
-    return complete(poll_device(app, http, server, told))
-
-
 def poll_device(app, http, server, told):
     """Return the token answer once the person has agreed; raises AuthError."""
     grant_type = "urn:ietf:params:oauth:grant-type:device_code"
@@ -3792,6 +3778,20 @@ def poll_device(app, http, server, told):
     raise AuthError("The code has expired", "Run: podstack auth login --device")
 
 
+def sign_in_by_device(app, http, server, complete):
+    """Sign in with a code typed elsewhere (RFC 8628); returns what `complete(grant)` returns."""
+    told = read_oauth_answer(server.post(http, "device_authorization", scope=server.scope))
+    address = safe_url(told.get("verification_uri"), "verification address", server.loopback)
+    code = told.get("user_code")
+    fits = isinstance(code, str) and 0 < len(code) <= 100
+    if not fits or not is_token(told.get("device_code")):
+        raise Unreachable("The authorization server's answer holds no code")
+    app.guard(told["device_code"])
+    app.complain("Open this address on any device:", "", "  %s" % address, "")
+    app.complain("and enter this code:", "", "  %s" % code, "")
+    return complete(poll_device(app, http, server, told))
+
+
 # -- refresh and revocation
 
 
@@ -3809,22 +3809,12 @@ def refresh_limits():
     return {"deadline": time.monotonic() + REFRESH_SECONDS, "retries": 0}
 
 
-def renew_login(settings, http, credential):
-    """Return the Credential with a refreshed login; raises AuthError, Unreachable, LockBusy.
-
-    Any number of processes may do so at once: under the lock the store is read again, and who
-    finds another token there takes it. The new pair is saved before it is used.
-    """
-    config, name = settings.config, credential.profile.name
-    endpoint = settings.get("endpoint")
-    server = server_of_login(http, credential.login, endpoint, refresh_limits())
-    with config.lock:
-        found = reload_credential(settings, name)
-        if found.token != credential.token or not found.login.refresh_token:
-            return found
-        prove_storage(settings, name, found.kind)
-        with HeldInterrupts():  # once it is sent the refresh token may be spent
-            return spend_refresh_token(settings, http, server, found)
+def reload_credential(settings, name):
+    settings.config.reload()
+    found = stored_credential(settings, settings.config.profile(name))
+    if found is None:
+        raise NoLogin()
+    return found
 
 
 def spend_refresh_token(settings, http, server, found):
@@ -3848,12 +3838,22 @@ def spend_refresh_token(settings, http, server, found):
     return Credential(login.token, found.kind, found.origin, found.profile, login)
 
 
-def reload_credential(settings, name):
-    settings.config.reload()
-    found = stored_credential(settings, settings.config.profile(name))
-    if found is None:
-        raise NoLogin()
-    return found
+def renew_login(settings, http, credential):
+    """Return the Credential with a refreshed login; raises AuthError, Unreachable, LockBusy.
+
+    Any number of processes may do so at once: under the lock the store is read again, and who
+    finds another token there takes it. The new pair is saved before it is used.
+    """
+    config, name = settings.config, credential.profile.name
+    endpoint = settings.get("endpoint")
+    server = server_of_login(http, credential.login, endpoint, refresh_limits())
+    with config.lock:
+        found = reload_credential(settings, name)
+        if found.token != credential.token or not found.login.refresh_token:
+            return found
+        prove_storage(settings, name, found.kind)
+        with HeldInterrupts():  # once it is sent the refresh token may be spent
+            return spend_refresh_token(settings, http, server, found)
 
 
 def fresh_credential(settings, http, credential):
@@ -3971,15 +3971,58 @@ def refusal(answer, what, credential, now):
     return Refused(message, None, fields)
 
 
+def last_page(told, page, rows, size):
+    """Return the number of a list's last page, by its pagination object or by a full page."""
+
+    def number(key):
+        value = told.get(key)
+        return value if type(value) is int and 0 < value < 10**9 else 0
+
+    last = number("pages") or -(-number("total") // (number("limit") or size))
+    return last or (page + 1 if rows >= size else page)
+
+
+def rows_not_in(before, rows):
+    """Return those of a page's rows that the page before did not hold."""
+    known = [row["id"] for row in before if row.get("id") is not None]
+    return [] if rows == before else [row for row in rows if row.get("id") not in known]
+
+
+def read_pages(fetch):
+    """Yield the rows of page 1, 2, ...; `fetch(page)` returns them and the last page's number.
+
+    Later pages are fetched ahead, in parallel where the round trip is long: the first page's time
+    tells.
+    """
+    started = time.monotonic()
+    rows, last = fetch(1)
+    workers = PARALLEL_PAGES if time.monotonic() - started > 0.015 else 1
+    yield rows
+    if last < 2:
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool, page, waiting = ThreadPoolExecutor(workers), 1, []
+    try:
+        while page < last:
+            while len(waiting) < min(workers, last - page):
+                waiting.append(pool.submit(fetch, page + 1 + len(waiting)))
+            page += 1
+            rows, last = waiting.pop(0).result()
+            yield rows
+    finally:
+        pool.shutdown(wait=False)  # so that Ctrl-C does not wait for eight slow answers
+
+
 class Api:
     """The API with the effective token at the effective endpoint, or with those given."""
 
     def __init__(self, settings, http, credential=None, endpoint=None):
-        import threading
+        from _thread import allocate_lock  # documented, and free where threading costs 6 ms
 
         self.settings, self.http, self.app = settings, http, settings.app
         self._credential, self._endpoint = credential, endpoint
-        self.renewing = threading.Lock()
+        self.renewing = allocate_lock()
 
     @property
     def credential(self):
@@ -4166,49 +4209,6 @@ class Api:
         return answer.pieces or [answer.body]  # an empty log may come as 204, which is no stream
 
 
-def last_page(told, page, rows, size):
-    """Return the number of a list's last page, by its pagination object or by a full page."""
-
-    def number(key):
-        value = told.get(key)
-        return value if type(value) is int and 0 < value < 10**9 else 0
-
-    last = number("pages") or -(-number("total") // (number("limit") or size))
-    return last or (page + 1 if rows >= size else page)
-
-
-def rows_not_in(before, rows):
-    """Return those of a page's rows that the page before did not hold."""
-    known = [row["id"] for row in before if row.get("id") is not None]
-    return [] if rows == before else [row for row in rows if row.get("id") not in known]
-
-
-def read_pages(fetch):
-    """Yield the rows of page 1, 2, ...; `fetch(page)` returns them and the last page's number.
-
-    Later pages are fetched ahead, in parallel where the round trip is long: the first page's time
-    tells.
-    """
-    started = time.monotonic()
-    rows, last = fetch(1)
-    workers = PARALLEL_PAGES if time.monotonic() - started > 0.015 else 1
-    yield rows
-    if last < 2:
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    pool, page, waiting = ThreadPoolExecutor(workers), 1, []
-    try:
-        while page < last:
-            while len(waiting) < min(workers, last - page):
-                waiting.append(pool.submit(fetch, page + 1 + len(waiting)))
-            page += 1
-            rows, last = waiting.pop(0).result()
-            yield rows
-    finally:
-        pool.shutdown(wait=False)  # so that Ctrl-C does not wait for eight slow answers
-
-
 class Context:
     """What a command gets: the app, its options, the settings, and the API on demand."""
 
@@ -4364,6 +4364,21 @@ def run_copy(cx, pod, place, script, *operands, **streams):
         raise PodError("The copy has failed (%s)" % reasons.get(code, "exit code %d" % code))
 
 
+def pack(app, stream, source):
+    """Write a file or a tree as a tar stream: `new`, and `end` when it is whole."""
+    import tarfile
+
+    def entry(member):
+        if member.isdev():
+            app.warn("left out: %s is neither a file nor a directory" % member.name)
+            return None
+        return member
+
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        archive.add(os.path.realpath(source), "new", filter=entry)
+        archive.addfile(tarfile.TarInfo("end"))
+
+
 def copy_to_pod(cx, meter, source, pod, path):
     def send(stream):
         meter.stream = stream
@@ -4381,85 +4396,6 @@ def copy_to_pod(cx, meter, source, pod, path):
         path = path.rstrip("/") or "/"
     part = os.urandom(6).hex()
     run_copy(cx, pod, path, RECEIVE, path, own_name(source), part, feed=send)
-
-
-def pack(app, stream, source):
-    """Write a file or a tree as a tar stream: `new`, and `end` when it is whole."""
-    import tarfile
-
-    def entry(member):
-        if member.isdev():
-            app.warn("left out: %s is neither a file nor a directory" % member.name)
-            return None
-        return member
-
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        archive.add(os.path.realpath(source), "new", filter=entry)
-        archive.addfile(tarfile.TarInfo("end"))
-
-
-def copy_from_pod(cx, meter, pod, path, target):
-    import tempfile
-
-    goal = os.path.join(target, own_name(path)) if os.path.isdir(target) else target
-    folder = os.path.dirname(goal.rstrip("/" + os.sep)) or "."
-    if not os.path.isdir(folder):
-        raise NotFound("%s does not exist" % folder)
-    whole = False
-
-    def receive(stream):
-        nonlocal whole
-        meter.stream = stream
-        whole = unpack(cx.app, meter, new)
-        while stream.read(65536):
-            pass
-
-    try:
-        with tempfile.TemporaryDirectory(prefix=".podstack-", dir=folder) as part:
-            new = os.path.join(part, "new")
-            run_copy(cx, pod, path, SEND, path, drain=receive)
-            if not whole:
-                raise PodError("The pod's answer is not understood")
-            merge(new, goal)
-    except OSError as error:
-        raise PodError("Cannot write %s: %s" % (goal, error.strerror or error))
-
-
-def unpack(app, stream, new):
-    """Unpack a tar stream as `new`, a tree or a single file; False where the stream is broken.
-
-    The pod is not trusted. No name leads out of `new`; links are made last, so that nothing is
-    written through one; devices, setuid bits and links that point elsewhere are left out.
-    Directories stay the user's to write, or nothing could be moved out of them.
-    """
-    import shutil
-    import tarfile
-
-    links = []
-    try:
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=short_headers()) as archive:
-            for member in archive:
-                names = safe_names(member.name)
-                in_tree = member.isdir() or os.path.isdir(new)
-                path = os.path.join(new, *names) if in_tree else new
-                if member.isdir():
-                    os.makedirs(path, exist_ok=True)
-                    os.chmod(path, member.mode & 0o777 | 0o700)
-                elif member.isreg():
-                    with open(path, "xb") as file:
-                        shutil.copyfileobj(archive.extractfile(member), file, 65536)
-                    os.utime(path, (member.mtime, member.mtime))
-                    os.chmod(path, member.mode & 0o777)
-                elif member.islnk():
-                    os.link(os.path.join(new, *safe_names(member.linkname)), path)
-                else:
-                    links.append((names, member.linkname))
-    except (tarfile.TarError, ValueError, OverflowError) as error:
-        app.debug("tar: %s" % error)
-        return False
-    for names, goal in links:
-        make_link(app, new, names, goal)
-    return os.path.exists(new)
 
 
 def short_headers():
@@ -4504,6 +4440,43 @@ def make_link(app, new, names, goal):
         app.warn("left out: %s (it leads to %s)" % ("/".join(names), goal or "no file"))
 
 
+def unpack(app, stream, new):
+    """Unpack a tar stream as `new`, a tree or a single file; False where the stream is broken.
+
+    The pod is not trusted. No name leads out of `new`; links are made last, so that nothing is
+    written through one; devices, setuid bits and links that point elsewhere are left out.
+    Directories stay the user's to write, or nothing could be moved out of them.
+    """
+    import shutil
+    import tarfile
+
+    links = []
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=short_headers()) as archive:
+            for member in archive:
+                names = safe_names(member.name)
+                in_tree = member.isdir() or os.path.isdir(new)
+                path = os.path.join(new, *names) if in_tree else new
+                if member.isdir():
+                    os.makedirs(path, exist_ok=True)
+                    os.chmod(path, member.mode & 0o777 | 0o700)
+                elif member.isreg():
+                    with open(path, "xb") as file:
+                        shutil.copyfileobj(archive.extractfile(member), file, 65536)
+                    os.utime(path, (member.mtime, member.mtime))
+                    os.chmod(path, member.mode & 0o777)
+                elif member.islnk():
+                    os.link(os.path.join(new, *safe_names(member.linkname)), path)
+                else:
+                    links.append((names, member.linkname))
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        app.debug("tar: %s" % error)
+        return False
+    for names, goal in links:
+        make_link(app, new, names, goal)
+    return os.path.exists(new)
+
+
 def merge(new, goal):
     """Move a tree file by file into the one that is there; never through a link."""
     if any(os.path.islink(path) or not os.path.isdir(path) for path in (new, goal)):
@@ -4511,6 +4484,33 @@ def merge(new, goal):
         return
     for name in os.listdir(new):
         merge(os.path.join(new, name), os.path.join(goal, name))
+
+
+def copy_from_pod(cx, meter, pod, path, target):
+    import tempfile
+
+    goal = os.path.join(target, own_name(path)) if os.path.isdir(target) else target
+    folder = os.path.dirname(goal.rstrip("/" + os.sep)) or "."
+    if not os.path.isdir(folder):
+        raise NotFound("%s does not exist" % folder)
+    whole = False
+
+    def receive(stream):
+        nonlocal whole
+        meter.stream = stream
+        whole = unpack(cx.app, meter, new)
+        while stream.read(65536):
+            pass
+
+    try:
+        with tempfile.TemporaryDirectory(prefix=".podstack-", dir=folder) as part:
+            new = os.path.join(part, "new")
+            run_copy(cx, pod, path, SEND, path, drain=receive)
+            if not whole:
+                raise PodError("The pod's answer is not understood")
+            merge(new, goal)
+    except OSError as error:
+        raise PodError("Cannot write %s: %s" % (goal, error.strerror or error))
 
 
 # == commands: what the user types ===========================================================
@@ -4635,6 +4635,12 @@ PODS = Operand("NAME", "the pods' names or ids", "+", "pods")
 # -- printing
 
 
+def json_for(cx, value):
+    """Return `value` as JSON in letters that stdout can show."""
+    encoding = getattr(cx.app.stdout, "encoding", None) or "utf-8"
+    return json_dump(value, ascii_only=not encoding.lower().startswith("utf"))
+
+
 def print_data(cx, value, form):
     """Print a value as JSON or YAML."""
     if form == "json":
@@ -4655,32 +4661,9 @@ def print_fixed(cx, value, *lines):
         cx.app.out(line)
 
 
-def json_for(cx, value):
-    """Return `value` as JSON in letters that stdout can show."""
-    encoding = getattr(cx.app.stdout, "encoding", None) or "utf-8"
-    return json_dump(value, ascii_only=not encoding.lower().startswith("utf"))
-
-
 def wants_ids(cx):
     """Tell whether a list or a create prints ids alone: --quiet without -o json or yaml."""
     return cx.options.quiet and cx.options.output not in ("json", "yaml")
-
-
-def print_rows(cx, pages, columns, wide=()):
-    """Print a list that arrives page by page: a table, ids alone, or JSON or YAML as it comes."""
-    form = cx.settings.get("output")
-    if wants_ids(cx):
-        for row in every_row(pages):
-            cx.app.out(row.get("id") or row.get("type") or row.get("name") or "-")
-        return
-    if form in ("json", "yaml"):
-        print_streamed(cx, pages, form)
-        return
-    columns = columns + (wide if form == "wide" else ())
-    cells = ([show(row) for _, show in columns] for row in every_row(counted(cx, pages)))
-    limit = 0 if form == "wide" else cx.app.columns
-    for line in table_lines([name for name, _ in columns], cells, limit):
-        cx.app.out(line)
 
 
 def every_row(pages):
@@ -4712,6 +4695,23 @@ def print_streamed(cx, pages, form):
         cx.app.out("[]")
     elif form == "json":
         cx.app.write("\n]\n")
+
+
+def print_rows(cx, pages, columns, wide=()):
+    """Print a list that arrives page by page: a table, ids alone, or JSON or YAML as it comes."""
+    form = cx.settings.get("output")
+    if wants_ids(cx):
+        for row in every_row(pages):
+            cx.app.out(row.get("id") or row.get("type") or row.get("name") or "-")
+        return
+    if form in ("json", "yaml"):
+        print_streamed(cx, pages, form)
+        return
+    columns = columns + (wide if form == "wide" else ())
+    cells = ([show(row) for _, show in columns] for row in every_row(counted(cx, pages)))
+    limit = 0 if form == "wide" else cx.app.columns
+    for line in table_lines([name for name, _ in columns], cells, limit):
+        cx.app.out(line)
 
 
 def print_object(cx, value, lines):
@@ -4757,6 +4757,72 @@ def expiry_words(text, now):
 
 
 # -- auth
+
+
+def read_token(app, text):
+    """Return the token in `text`; without one it comes from stdin, which a terminal hides."""
+    if text in ("-", None):
+        if app.is_terminal(app.stdin):
+            text = app.ask_secret("API token: ")
+        else:
+            text = app.stdin.read(MAX_TOKEN_LETTERS + 2) if app.stdin else ""
+    text = app.guard(text.strip())
+    if is_token(text):
+        return text
+    raise UsageError(
+        "The token must be one line of visible ASCII" if text else "The token is empty",
+        "Generate one in the dashboard (%s)" % DASHBOARD_TOKENS,
+    )
+
+
+def token_facts(user):
+    """Return what the answer to `whoami` says about the token."""
+    token = user.get("token")
+    return token if isinstance(token, dict) else {}
+
+
+def record_login(cx, profile, storage, login, user):
+    """Store a login and say who, which profile, where, and what overrides it."""
+    app, settings = cx.app, cx.settings
+    replaced = profile.holds_login and (profile.get("email") or "this profile")
+    if user:
+        login.email = user["email"] if isinstance(user.get("email"), str) else None
+        stated = token_facts(user).get("expires_at")
+        if login.expires is None and time_or_none(stated) is not None:
+            login.expires = stated
+    with cx.config.lock, HeldInterrupts():  # waiting for the lock may be interrupted
+        save_login(settings, profile.name, login, storage)
+    place = "the keyring" if storage == "keyring" else settings.path
+    who = login.email or (user and user.get("account_id"))
+    if replaced:
+        app.say("Replaced the login of %s" % replaced)
+    app.say("Signed in %s" % ("as %s" % who if who else "(the token was not verified)"))
+    app.say("Profile '%s': token stored in %s" % (profile.name, place))
+    if app.env("PODSTACK_API_TOKEN"):
+        app.say("PODSTACK_API_TOKEN is set and overrides this login: unset it to use the login")
+    if cx.config.profile(profile.name).get("token_command"):
+        app.say("This profile's token still comes from its token_command")
+
+
+def finish_login(cx, profile, storage, login):
+    """Ask the server whose login this is, then store it.
+
+    A token may be stored unchecked with --no-verify; one from OAuth is stored in any case.
+    """
+    from_oauth, user = login.issuer is not None, None
+    credential = Credential(login.token, "login", "Token just given", None, login)
+    try:
+        if from_oauth or not cx.options.no_verify:
+            user = Api(cx.settings, cx.http, credential).whoami()
+    except AuthError:
+        raise
+    except PodError as error:
+        if not from_oauth and not isinstance(error, (PermissionDenied, NotFound)):
+            error.message = "Could not verify the token: %s" % error.message
+            error.hint = "Store it unchecked: podstack auth login --token T --no-verify"
+            raise
+        cx.app.warn("the token could not be verified: %s" % error.message)
+    record_login(cx, profile, storage, login, user)
 
 
 @command(
@@ -4809,72 +4875,6 @@ def auth_login(cx, args):
     return sign_in_by_browser(app, cx.http, server, args, way == "browser", complete)
 
 
-def read_token(app, text):
-    """Return the token in `text`; without one it comes from stdin, which a terminal hides."""
-    if text in ("-", None):
-        if app.is_terminal(app.stdin):
-            text = app.ask_secret("API token: ")
-        else:
-            text = app.stdin.read(MAX_TOKEN_LETTERS + 2) if app.stdin else ""
-    text = app.guard(text.strip())
-    if is_token(text):
-        return text
-    raise UsageError(
-        "The token must be one line of visible ASCII" if text else "The token is empty",
-        "Generate one in the dashboard (%s)" % DASHBOARD_TOKENS,
-    )
-
-
-def finish_login(cx, profile, storage, login):
-    """Ask the server whose login this is, then store it.
-
-    A token may be stored unchecked with --no-verify; one from OAuth is stored in any case.
-    """
-    from_oauth, user = login.issuer is not None, None
-    credential = Credential(login.token, "login", "Token just given", None, login)
-    try:
-        if from_oauth or not cx.options.no_verify:
-            user = Api(cx.settings, cx.http, credential).whoami()
-    except AuthError:
-        raise
-    except PodError as error:
-        if not from_oauth and not isinstance(error, (PermissionDenied, NotFound)):
-            error.message = "Could not verify the token: %s" % error.message
-            error.hint = "Store it unchecked: podstack auth login --token T --no-verify"
-            raise
-        cx.app.warn("the token could not be verified: %s" % error.message)
-    record_login(cx, profile, storage, login, user)
-
-
-def token_facts(user):
-    """Return what the answer to `whoami` says about the token."""
-    token = user.get("token")
-    return token if isinstance(token, dict) else {}
-
-
-def record_login(cx, profile, storage, login, user):
-    """Store a login and say who, which profile, where, and what overrides it."""
-    app, settings = cx.app, cx.settings
-    replaced = profile.holds_login and (profile.get("email") or "this profile")
-    if user:
-        login.email = user["email"] if isinstance(user.get("email"), str) else None
-        stated = token_facts(user).get("expires_at")
-        if login.expires is None and time_or_none(stated) is not None:
-            login.expires = stated
-    with cx.config.lock, HeldInterrupts():  # waiting for the lock may be interrupted
-        save_login(settings, profile.name, login, storage)
-    place = "the keyring" if storage == "keyring" else settings.path
-    who = login.email or (user and user.get("account_id"))
-    if replaced:
-        app.say("Replaced the login of %s" % replaced)
-    app.say("Signed in %s" % ("as %s" % who if who else "(the token was not verified)"))
-    app.say("Profile '%s': token stored in %s" % (profile.name, place))
-    if app.env("PODSTACK_API_TOKEN"):
-        app.say("PODSTACK_API_TOKEN is set and overrides this login: unset it to use the login")
-    if cx.config.profile(profile.name).get("token_command"):
-        app.say("This profile's token still comes from its token_command")
-
-
 @command(
     "auth status",
     ("podstack auth status", "who, which account, until when"),
@@ -4919,6 +4919,18 @@ def auth_whoami(cx, args):
     if not user.get("email"):
         raise Unreachable("Podstack's answer is not understood (no e-mail address in it)")
     print_fixed(cx, user, user["email"])
+
+
+def flat_fields(value, name=""):
+    """Return (dotted name, text) for each thing in a value, however deep; nothing for None."""
+    if isinstance(value, (dict, list)):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        found = [flat_fields(inner, "%s.%s" % (name, key) if name else str(key))
+                 for key, inner in pairs]  # fmt: skip
+        return [pair for pairs in found for pair in pairs]
+    if value is None:
+        return [(name, "-")] if name else []
+    return [(name, value if isinstance(value, str) else json_dump(value, indent=None))]
 
 
 @command("auth token-info", ("podstack auth token-info", "type, scopes, expiry; never the token"))
@@ -4967,6 +4979,20 @@ def auth_refresh(cx, args):
     cx.app.out("Token expires: %s" % format_date(login.expires, "never"))
 
 
+def revoke_credential(cx, credential, endpoint):
+    """End a token at its server; a 401 means that it was dead already."""
+    login = credential.login
+    if login and (login.issuer or login.refresh_token):
+        server = server_of_login(cx.http, login, endpoint)
+        revoke_oauth(cx.http, server, login)
+    else:
+        try:
+            Api(cx.settings, cx.http, credential, endpoint).revoke_token()
+        except AuthError:
+            return cx.app.say("The token was dead already")
+    cx.app.say("Token revoked")
+
+
 @command("auth revoke", ("podstack auth revoke --yes", "then sign in again"))
 def auth_revoke(cx, args):
     """End the effective token at the server, then forget it here."""
@@ -4982,18 +5008,12 @@ def auth_revoke(cx, args):
     cx.app.say("Sign in again: podstack auth login")
 
 
-def revoke_credential(cx, credential, endpoint):
-    """End a token at its server; a 401 means that it was dead already."""
-    login = credential.login
-    if login and (login.issuer or login.refresh_token):
-        server = server_of_login(cx.http, login, endpoint)
-        revoke_oauth(cx.http, server, login)
-    else:
-        try:
-            Api(cx.settings, cx.http, credential, endpoint).revoke_token()
-        except AuthError:
-            return cx.app.say("The token was dead already")
-    cx.app.say("Token revoked")
+def revoke_stored(cx, profile):
+    """End a profile's stored login at the endpoint that it belongs to."""
+    login = load_login(cx.settings, profile)
+    if login:
+        credential = Credential(login.token, "file", "", profile, login)
+        revoke_credential(cx, credential, token_endpoint(profile))
 
 
 @command(
@@ -5030,12 +5050,17 @@ def auth_logout(cx, args):
         raise PodError("Not logged out: %s" % ", ".join(failed), hint)
 
 
-def revoke_stored(cx, profile):
-    """End a profile's stored login at the endpoint that it belongs to."""
-    login = load_login(cx.settings, profile)
-    if login:
-        credential = Credential(login.token, "file", "", profile, login)
-        revoke_credential(cx, credential, token_endpoint(profile))
+def profile_facts(settings, profile):
+    kept = "keyring" if profile.in_keychain else "file" if profile.get("token") else None
+    return {
+        "name": profile.name,
+        "active": profile.name == settings.get("profile"),
+        "email": profile.get("email"),
+        "project": profile.get("project"),
+        "endpoint": token_endpoint(profile),
+        "storage": "command" if profile.get("token_command") else kept,
+        "expires_at": profile.get("expires"),
+    }
 
 
 @command("auth list", ("podstack auth list", "from the config file alone"))
@@ -5054,19 +5079,6 @@ def auth_list(cx, args):
         ("EXPIRES", date_of("expires_at")),
     )
     print_rows(cx, [rows], columns)
-
-
-def profile_facts(settings, profile):
-    kept = "keyring" if profile.in_keychain else "file" if profile.get("token") else None
-    return {
-        "name": profile.name,
-        "active": profile.name == settings.get("profile"),
-        "email": profile.get("email"),
-        "project": profile.get("project"),
-        "endpoint": token_endpoint(profile),
-        "storage": "command" if profile.get("token_command") else kept,
-        "expires_at": profile.get("expires"),
-    }
 
 
 # -- auth doctor
@@ -5096,6 +5108,117 @@ class Findings:
             return False
 
 
+def milliseconds_since(started):
+    return "%.0f ms" % ((time.monotonic() - started) * 1000)
+
+
+def check_lock(lock, findings):
+    """Add how long the lock takes; another process's is waited for two seconds."""
+    started, patience = time.monotonic(), lock.seconds
+    lock.seconds = 2
+    try:
+        with lock:
+            held, spent = lock.held, milliseconds_since(started)
+    finally:
+        lock.seconds = patience
+    if held:
+        findings.ok("lock", spent)
+    else:
+        fix = "Set PODSTACK_CONFIG to a path that can be written, on a local disk"
+        findings.add("lock", "warn", "there can be none beside the file", fix)
+
+
+def check_config(cx, findings):
+    """Add the config file's findings; raises PodError where it cannot be used."""
+    path, config = cx.settings.path, cx.config.require()
+    for name in config.profile_names():
+        for field in PROFILE_FIELDS:
+            config.profile(name).get(field)
+    if config.stat is None:
+        findings.ok("file", "%s does not exist yet" % path)
+    elif config.is_open_to_others and "token" in config.text:
+        findings.add("file", "warn", "%s can be read by others" % path, "chmod 600 %s" % path)
+    else:
+        mode = stat.S_IMODE(config.stat.st_mode)
+        findings.ok("file", "%s (mode %03o, uid %d)" % (path, mode, config.stat.st_uid))
+    if os.path.isdir(os.path.dirname(os.path.realpath(path))):
+        findings.passes("lock", check_lock, config.lock)
+
+
+def check_value(cx, name, findings):
+    found = list(cx.settings.candidates(name))
+    if found:
+        shadowed = [value.origin for value in found[1:] if value.kind != "default"]
+        more = ", shadows %s" % ", ".join(shadowed) if shadowed else ""
+        findings.ok(name, "%s (%s)%s" % (found[0].text, found[0].origin, more))
+
+
+def check_values(cx, findings):
+    """Add where each value comes from, and what it shadows; raises PodError without a profile."""
+    cx.settings.profile()
+    for name in SETTINGS:
+        findings.passes(name, check_value, cx, name, fix="Correct it where it is set")
+
+
+def check_keychain(cx, findings):
+    """Add whether the keychain answers, where it is in use."""
+    profile = cx.settings.profile()
+    if profile.in_keychain or cx.settings.get("storage") == "keyring":
+        started = time.monotonic()
+        open_keychain(cx.app).read(keychain_account(cx.settings, profile.name))
+        findings.ok("keyring", milliseconds_since(started))
+
+
+def check_clock(cx, findings, answer):
+    from email.utils import parsedate_to_datetime
+
+    try:
+        skew = cx.app.now() - parsedate_to_datetime(answer.headers["date"]).timestamp()
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
+        return
+    if abs(skew) > REFRESH_SKEW:
+        fast = "ahead of" if skew > 0 else "behind"
+        detail = "%d s %s the server's" % (abs(skew), fast)
+        findings.add("clock", "warn", detail, "Set this machine's clock: timedatectl set-ntp true")
+    else:
+        findings.ok("clock", "agrees with the server's")
+
+
+def check_endpoint(cx, findings):
+    """Add whether the endpoint answers, over what, and whether the clocks agree."""
+    url = parse_url(cx.settings.get("endpoint"))
+    started = time.monotonic()
+    try:
+        proxy = cx.http.proxy_for(url)
+        document = well_known(url, "oauth-protected-resource")
+        answer = check_service(cx.http.request("GET", document, retries=0))
+    except TransportFailure as error:
+        raise PodError(error.reason, "Correct HTTPS_PROXY")
+    except Unreachable as error:
+        if error.hint in ("", DOCTOR_HINT):
+            error.hint = "Try it with: curl -v %s" % url.origin
+        raise
+    detail = "%s %s" % (url.origin, "through %s" % proxy if proxy else "directly")
+    if url.scheme == "https":
+        detail += ", trusting %s" % (cx.settings.get("ca_bundle") or "the system's certificates")
+    findings.ok("network", "%s, %s" % (detail, milliseconds_since(started)))
+    check_clock(cx, findings, answer)
+
+
+def check_credential(cx, findings):
+    """Add where the token comes from, and whether it serves and until when."""
+    token, credential, profile = cx.api.token(), cx.api.credential, cx.settings.profile()
+    detail = "%s, created %s, expires %s" % (
+        credential.origin.replace("Token from ", "from "),
+        format_date(token.get("created_at")),
+        expiry_words(token.get("expires_at"), cx.app.now()),
+    )
+    has_own = profile.holds_login or profile.get("token_command")
+    if credential.kind == "environment" and has_own:
+        detail += ", shadows the one of profile '%s'" % profile.name
+    findings.ok("token", detail)
+
+
 @command("auth doctor", ("podstack auth doctor", "each line ok, warn or fail, with its remedy"))
 def auth_doctor(cx, args):
     """Find what keeps you from signing in, and where values come from."""
@@ -5121,119 +5244,7 @@ def auth_doctor(cx, args):
         raise PodError("Something needs mending")
 
 
-def check_config(cx, findings):
-    """Add the config file's findings; raises PodError where it cannot be used."""
-    path, config = cx.settings.path, cx.config.require()
-    for name in config.profile_names():
-        for field in PROFILE_FIELDS:
-            config.profile(name).get(field)
-    if config.stat is None:
-        findings.ok("file", "%s does not exist yet" % path)
-    elif config.is_open_to_others and "token" in config.text:
-        findings.add("file", "warn", "%s can be read by others" % path, "chmod 600 %s" % path)
-    else:
-        mode = stat.S_IMODE(config.stat.st_mode)
-        findings.ok("file", "%s (mode %03o, uid %d)" % (path, mode, config.stat.st_uid))
-    if os.path.isdir(os.path.dirname(os.path.realpath(path))):
-        findings.passes("lock", check_lock, config.lock)
-
-
-def check_lock(lock, findings):
-    """Add how long the lock takes; another process's is waited for two seconds."""
-    started, patience = time.monotonic(), lock.seconds
-    lock.seconds = 2
-    try:
-        with lock:
-            held, spent = lock.held, milliseconds_since(started)
-    finally:
-        lock.seconds = patience
-    if held:
-        findings.ok("lock", spent)
-    else:
-        fix = "Set PODSTACK_CONFIG to a path that can be written, on a local disk"
-        findings.add("lock", "warn", "there can be none beside the file", fix)
-
-
-def milliseconds_since(started):
-    return "%.0f ms" % ((time.monotonic() - started) * 1000)
-
-
-def check_values(cx, findings):
-    """Add where each value comes from, and what it shadows; raises PodError without a profile."""
-    cx.settings.profile()
-    for name in SETTINGS:
-        findings.passes(name, check_value, cx, name, fix="Correct it where it is set")
-
-
-def check_value(cx, name, findings):
-    found = list(cx.settings.candidates(name))
-    if found:
-        shadowed = [value.origin for value in found[1:] if value.kind != "default"]
-        more = ", shadows %s" % ", ".join(shadowed) if shadowed else ""
-        findings.ok(name, "%s (%s)%s" % (found[0].text, found[0].origin, more))
-
-
-def check_keychain(cx, findings):
-    """Add whether the keychain answers, where it is in use."""
-    profile = cx.settings.profile()
-    if profile.in_keychain or cx.settings.get("storage") == "keyring":
-        started = time.monotonic()
-        open_keychain(cx.app).read(keychain_account(cx.settings, profile.name))
-        findings.ok("keyring", milliseconds_since(started))
-
-
-def check_endpoint(cx, findings):
-    """Add whether the endpoint answers, over what, and whether the clocks agree."""
-    url = parse_url(cx.settings.get("endpoint"))
-    started = time.monotonic()
-    try:
-        proxy = cx.http.proxy_for(url)
-        document = well_known(url, "oauth-protected-resource")
-        answer = check_service(cx.http.request("GET", document, retries=0))
-    except TransportFailure as error:
-        raise PodError(error.reason, "Correct HTTPS_PROXY")
-    except Unreachable as error:
-        if error.hint in ("", DOCTOR_HINT):
-            error.hint = "Try it with: curl -v %s" % url.origin
-        raise
-    detail = "%s %s" % (url.origin, "through %s" % proxy if proxy else "directly")
-    if url.scheme == "https":
-        detail += ", trusting %s" % (cx.settings.get("ca_bundle") or "the system's certificates")
-    findings.ok("network", "%s, %s" % (detail, milliseconds_since(started)))
-    check_clock(cx, findings, answer)
-
-
-def check_clock(cx, findings, answer):
-    from email.utils import parsedate_to_datetime
-
-    try:
-        skew = cx.app.now() - parsedate_to_datetime(answer.headers["date"]).timestamp()
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
-        return
-    if abs(skew) > REFRESH_SKEW:
-        fast = "ahead of" if skew > 0 else "behind"
-        detail = "%d s %s the server's" % (abs(skew), fast)
-        findings.add("clock", "warn", detail, "Set this machine's clock: timedatectl set-ntp true")
-    else:
-        findings.ok("clock", "agrees with the server's")
-
-
-def check_credential(cx, findings):
-    """Add where the token comes from, and whether it serves and until when."""
-    token, credential, profile = cx.api.token(), cx.api.credential, cx.settings.profile()
-    detail = "%s, created %s, expires %s" % (
-        credential.origin.replace("Token from ", "from "),
-        format_date(token.get("created_at")),
-        expiry_words(token.get("expires_at"), cx.app.now()),
-    )
-    has_own = profile.holds_login or profile.get("token_command")
-    if credential.kind == "environment" and has_own:
-        detail += ", shadows the one of profile '%s'" % profile.name
-    findings.ok("token", detail)
-
-
 # -- config
-
 
 PROFILE_KEYS = {".".join(keys): name for name, keys in PROFILE_FIELDS.items()}
 SETTING_KEYS = {setting.key: setting for setting in SETTINGS.values()}
@@ -5241,6 +5252,20 @@ TOKEN_KEYS = ["auth.token", "auth.refresh_token"]
 SETTABLE = list(SETTING_KEYS) + ["auth.token_command"]
 READABLE = SETTABLE + [key for key in PROFILE_KEYS if key not in SETTABLE + TOKEN_KEYS]
 KEY = Operand("KEY", "such as defaults.project or profiles.work.project", complete="keys")
+
+
+def usage_error(words, message):
+    """Return the UsageError that points to the help of some command words."""
+    return UsageError(message, "See: %s --help" % " ".join(("podstack",) + tuple(words)))
+
+
+def accept(what, text, read, words=None):
+    """Return what `read` makes of a text typed to the command `words`; raises UsageError."""
+    try:
+        return read(text)
+    except ValueError as error:
+        failure = not_accepted(what, error, text)
+        raise failure if words is None else usage_error(words, failure.message)
 
 
 class Key:
@@ -5279,28 +5304,6 @@ class Key:
         return [(self.path(config, active), value)]
 
 
-def usage_error(words, message):
-    """Return the UsageError that points to the help of some command words."""
-    return UsageError(message, "See: %s --help" % " ".join(("podstack",) + tuple(words)))
-
-
-def accept(what, text, read, words=None):
-    """Return what `read` makes of a text typed to the command `words`; raises UsageError."""
-    try:
-        return read(text)
-    except ValueError as error:
-        failure = not_accepted(what, error, text)
-        raise failure if words is None else usage_error(words, failure.message)
-
-
-@command("config show", ("podstack config show", "what the file says"))
-def config_show(cx, args):
-    """Show the whole config file with its tokens masked."""
-    data = masked(cx.config.require().data)
-    if data or cx.options.output:
-        print_data(cx, data, "json" if cx.options.output == "json" else "yaml")
-
-
 def masked(value, name=None):
     """Return config data with every token masked."""
     if name in SECRET_FIELDS and value is not None:
@@ -5310,6 +5313,14 @@ def masked(value, name=None):
     if isinstance(value, list):
         return [masked(inner) for inner in value]
     return value if value is None else redact(value)
+
+
+@command("config show", ("podstack config show", "what the file says"))
+def config_show(cx, args):
+    """Show the whole config file with its tokens masked."""
+    data = masked(cx.config.require().data)
+    if data or cx.options.output:
+        print_data(cx, data, "json" if cx.options.output == "json" else "yaml")
 
 
 @command("config get", KEY, ("podstack config get defaults.project", "the value in effect"))
@@ -5327,6 +5338,22 @@ def config_get(cx, args):
         hint = setting_it if key.name in SETTABLE else "See: podstack auth list"
         raise NotFound("%s is not set" % args.key, hint)
     print_fixed(cx, value, text if isinstance(text, str) else json_dump(text, indent=None))
+
+
+def say_overridden(cx, setting):
+    """Say which variable keeps a setting that was just stored from taking effect."""
+    for name in setting.env:
+        if cx.app.env(name):
+            cx.app.say("%s is set and overrides it" % name)
+
+
+def switch_profile(cx, name):
+    config = cx.config.require()
+    if name != DEFAULT_PROFILE:
+        config.existing_profile(name)
+    config.edit(lambda config: [(("profile",), name)])
+    cx.app.say("Using profile '%s'" % name)
+    say_overridden(cx, SETTINGS["profile"])
 
 
 @command(
@@ -5350,28 +5377,12 @@ def config_set(cx, args):
         say_overridden(cx, key.setting)
 
 
-def say_overridden(cx, setting):
-    """Say which variable keeps a setting that was just stored from taking effect."""
-    for name in setting.env:
-        if cx.app.env(name):
-            cx.app.say("%s is set and overrides it" % name)
-
-
 @command("config unset", KEY, ("podstack config unset defaults.project", "back to the default"))
 def config_unset(cx, args):
     """Remove a key; no error where it is not set."""
     key, active = Key(args.key, SETTABLE), cx.settings.profile().name
     cx.config.edit(lambda config: key.change(config, active, None))
     cx.app.say("%s removed from %s" % (args.key, cx.settings.path))
-
-
-@command("config reset", ("podstack config reset --yes", "without a question"))
-def config_reset(cx, args):
-    """Remove all settings of the config file; logins stay."""
-    cx.config.require()
-    cx.confirm("Remove every setting in %s (logins stay)?" % cx.settings.path)
-    cx.config.edit(reset_plan)
-    cx.app.say("Settings removed; logins kept (podstack auth logout removes those)")
 
 
 def reset_plan(config):
@@ -5388,6 +5399,15 @@ def reset_plan(config):
     if not any_login:
         keys.append(("api",))
     return [(key, None) for key in keys]
+
+
+@command("config reset", ("podstack config reset --yes", "without a question"))
+def config_reset(cx, args):
+    """Remove all settings of the config file; logins stay."""
+    cx.config.require()
+    cx.confirm("Remove every setting in %s (logins stay)?" % cx.settings.path)
+    cx.config.edit(reset_plan)
+    cx.app.say("Settings removed; logins kept (podstack auth logout removes those)")
 
 
 @command("config path", ("cat $(podstack config path)", "look at the file"))
@@ -5407,20 +5427,17 @@ def config_set_profile(cx, args):
     switch_profile(cx, args.name)
 
 
-def switch_profile(cx, name):
-    config = cx.config.require()
-    if name != DEFAULT_PROFILE:
-        config.existing_profile(name)
-    config.edit(lambda config: [(("profile",), name)])
-    cx.app.say("Using profile '%s'" % name)
-    say_overridden(cx, SETTINGS["profile"])
-
-
 @command("config get-profile", ("podstack config get-profile", "the name alone"))
 def config_get_profile(cx, args):
     """Print the name of the profile in use."""
     name = cx.settings.profile().name
     print_fixed(cx, name, name)
+
+
+def delete_plan(config, name):
+    base = config.profile_base(name)
+    keys = [base] if base else [("auth",), ("defaults", "project"), ("defaults", "gpu_type")]
+    return [(key, None) for key in keys]
 
 
 @command(
@@ -5439,12 +5456,6 @@ def config_delete_profile(cx, args):
     forget_login(cx.settings, name)
     config.edit(lambda fresh: delete_plan(fresh, name))
     cx.app.say("Deleted profile '%s'" % name)
-
-
-def delete_plan(config, name):
-    base = config.profile_base(name)
-    keys = [base] if base else [("auth",), ("defaults", "project"), ("defaults", "gpu_type")]
-    return [(key, None) for key in keys]
 
 
 # -- project
@@ -5468,6 +5479,13 @@ def project_list(cx, args):
     print_rows(cx, cx.api.pages("projects", "/projects"), columns)
 
 
+def store_project(cx, word):
+    name = cx.settings.profile().name
+    cx.config.edit(lambda config: [(config.profile(name).key_of("project"), word)])
+    cx.app.say("Using project '%s'" % word)
+    say_overridden(cx, SETTINGS["project"])
+
+
 @command(
     "project use",
     Operand("PROJECT", "its name or id", complete="projects", dest="name"),
@@ -5482,13 +5500,6 @@ def project_use(cx, args):
     store_project(cx, word)
 
 
-def store_project(cx, word):
-    name = cx.settings.profile().name
-    cx.config.edit(lambda config: [(config.profile(name).key_of("project"), word)])
-    cx.app.say("Using project '%s'" % word)
-    say_overridden(cx, SETTINGS["project"])
-
-
 @command(
     "project current", ("podstack project current", "the name alone; exit 6 when there is none")
 )
@@ -5498,6 +5509,17 @@ def project_current(cx, args):
     if project is None:
         raise NotFound("No project is set", "Run: podstack project use NAME")
     print_fixed(cx, project, project)
+
+
+def print_created(cx, made):
+    """Print what a create made: its id alone when quiet, all of it for json and yaml."""
+    form = cx.settings.get("output")
+    if wants_ids(cx):
+        cx.app.out(field("id")(made))
+    elif form in ("json", "yaml"):
+        print_data(cx, made, form)
+    else:
+        cx.app.out("%s  %s" % (field("id")(made), field("name")(made)))
 
 
 @command(
@@ -5519,31 +5541,7 @@ def project_create(cx, args):
         store_project(cx, args.name)
 
 
-def flat_fields(value, name=""):
-    """Return (dotted name, text) for each thing in a value, however deep; nothing for None."""
-    if isinstance(value, (dict, list)):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        found = [flat_fields(inner, "%s.%s" % (name, key) if name else str(key))
-                 for key, inner in pairs]  # fmt: skip
-        return [pair for pairs in found for pair in pairs]
-    if value is None:
-        return [(name, "-")] if name else []
-    return [(name, value if isinstance(value, str) else json_dump(value, indent=None))]
-
-
-def print_created(cx, made):
-    """Print what a create made: its id alone when quiet, all of it for json and yaml."""
-    form = cx.settings.get("output")
-    if wants_ids(cx):
-        cx.app.out(field("id")(made))
-    elif form in ("json", "yaml"):
-        print_data(cx, made, form)
-    else:
-        cx.app.out("%s  %s" % (field("id")(made), field("name")(made)))
-
-
 # -- pod: life
-
 
 POD_COLUMNS = (
     ("NAME", field("name")),
@@ -5591,6 +5589,36 @@ def volume_of(text):
     if not volume or not path.startswith("/"):
         raise UsageError("--volume takes ID:/PATH, not '%s'" % text)
     return {"volume_id": volume, "mount_path": path}
+
+
+def wait_for_state(cx, pod, target, timeout):
+    """Return the pod once it is `target` (`gone` for deleted); raises PodError on failure.
+
+    A service that does not answer is asked again, too, until the time is up.
+    """
+    name = pod.get("name") or pod.get("id")
+    deadline, pause = time.monotonic() + timeout, 0.5
+    while True:
+        state = pod.get("status")
+        cx.app.status("Pod '%s': %s" % (name, state))
+        if state == target:
+            return pod
+        if state == "failed" and target != "gone":
+            raise PodError("Pod '%s' has failed" % name, "See: podstack pod logs %s" % name)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise PodError("Pod '%s' is still %s after %g s" % (name, state, timeout))
+        cx.app.sleep(min(pause, left))
+        pause = min(pause * 1.5, 10)
+        try:
+            pod = cx.api.pod_by_id(str(pod.get("id")), "Pod '%s'" % name)
+        except NotFound:
+            if target == "gone":
+                return pod
+            raise
+        except Unreachable as error:
+            cx.app.debug(error.message)
+            pod = dict(pod, status="unreachable")
 
 
 @command(
@@ -5656,27 +5684,6 @@ def pod_list(cx, args):
     print_rows(cx, pages, POD_COLUMNS, POD_WIDE)
 
 
-@command(
-    "pod get",
-    "Show a pod",
-    POD,
-    flag("--watch", "go on showing its status as it changes"),
-    examples=(("podstack pod get ci-pod", "everything known of it"),),
-)
-def pod_get(cx, args):
-    """Show a pod's details."""
-    pod = cx.api.pod(args.name)
-    print_pod(cx, pod)
-    between = {"json": "", "yaml": "---\n"}.get(cx.settings.get("output"), "\n")
-    while args.watch:
-        cx.app.flush()
-        cx.app.sleep(2)
-        before, pod = pod, cx.api.pod_by_id(str(pod.get("id")), "Pod '%s'" % args.name)
-        if pod.get("status") != before.get("status"):
-            cx.app.write(between)
-            print_pod(cx, pod)
-
-
 def print_pod(cx, pod):
     lines = [
         ("Name", field("name")(pod)),
@@ -5697,34 +5704,25 @@ def print_pod(cx, pod):
     print_object(cx, pod, lines)
 
 
-def wait_for_state(cx, pod, target, timeout):
-    """Return the pod once it is `target` (`gone` for deleted); raises PodError on failure.
-
-    A service that does not answer is asked again, too, until the time is up.
-    """
-    name = pod.get("name") or pod.get("id")
-    deadline, pause = time.monotonic() + timeout, 0.5
-    while True:
-        state = pod.get("status")
-        cx.app.status("Pod '%s': %s" % (name, state))
-        if state == target:
-            return pod
-        if state == "failed" and target != "gone":
-            raise PodError("Pod '%s' has failed" % name, "See: podstack pod logs %s" % name)
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise PodError("Pod '%s' is still %s after %g s" % (name, state, timeout))
-        cx.app.sleep(min(pause, left))
-        pause = min(pause * 1.5, 10)
-        try:
-            pod = cx.api.pod_by_id(str(pod.get("id")), "Pod '%s'" % name)
-        except NotFound:
-            if target == "gone":
-                return pod
-            raise
-        except Unreachable as error:
-            cx.app.debug(error.message)
-            pod = dict(pod, status="unreachable")
+@command(
+    "pod get",
+    "Show a pod",
+    POD,
+    flag("--watch", "go on showing its status as it changes"),
+    examples=(("podstack pod get ci-pod", "everything known of it"),),
+)
+def pod_get(cx, args):
+    """Show a pod's details."""
+    pod = cx.api.pod(args.name)
+    print_pod(cx, pod)
+    between = {"json": "", "yaml": "---\n"}.get(cx.settings.get("output"), "\n")
+    while args.watch:
+        cx.app.flush()
+        cx.app.sleep(2)
+        before, pod = pod, cx.api.pod_by_id(str(pod.get("id")), "Pod '%s'" % args.name)
+        if pod.get("status") != before.get("status"):
+            cx.app.write(between)
+            print_pod(cx, pod)
 
 
 def each_of(cx, things, act, failures):
@@ -5831,6 +5829,23 @@ def pod_delete(cx, args):
 # -- pod: what it does
 
 
+def print_log_line(app, line):
+    app.write(printable_log(line.decode("utf-8", "replace").rstrip("\r")) + "\n")
+
+
+def since_time(text, now):
+    """Return the RFC 3339 time that --since means, or None; raises UsageError."""
+    if text is None:
+        return None
+    try:
+        at = now - parse_span(text)
+    except ValueError:
+        at = time_or_none(text)
+    if at is None:
+        raise UsageError("--since takes a time or a span such as 1h, not '%s'" % text)
+    return format_time(at)
+
+
 @command(
     "pod logs",
     "Show a pod's log",
@@ -5861,23 +5876,6 @@ def pod_logs(cx, args):
         cx.app.flush()
     if rest:
         print_log_line(cx.app, rest)
-
-
-def print_log_line(app, line):
-    app.write(printable_log(line.decode("utf-8", "replace").rstrip("\r")) + "\n")
-
-
-def since_time(text, now):
-    """Return the RFC 3339 time that --since means, or None; raises UsageError."""
-    if text is None:
-        return None
-    try:
-        at = now - parse_span(text)
-    except ValueError:
-        at = time_or_none(text)
-    if at is None:
-        raise UsageError("--since takes a time or a span such as 1h, not '%s'" % text)
-    return format_time(at)
 
 
 @command(
@@ -5949,6 +5947,18 @@ def pod_exec(cx, args):
     end_like(cx.app.hand_over(words, args.stdin or args.tty, args.timeout))
 
 
+def split_place(app, text):
+    """Return (pod or None, path): `./a:b` and `/a:b` are paths here, as `C:x` is on Windows."""
+    pod, mark, path = text.partition(":")
+    if not mark or "/" in pod or not pod or (app.is_windows and len(pod) == 1):
+        return None, text
+    if not path:
+        raise UsageError("'%s' names no path in the pod" % text)
+    if path == "~" or path.startswith("~/"):
+        path = "." + path[1:]
+    return pod, path if path.startswith("/") else "./" + path
+
+
 @command(
     "pod cp",
     "Copy files to or from a pod",
@@ -5976,16 +5986,13 @@ def pod_cp(cx, args):
     cx.app.say("Copied %s to %s (%s)" % (args.src, args.dst, meter.shown))
 
 
-def split_place(app, text):
-    """Return (pod or None, path): `./a:b` and `/a:b` are paths here, as `C:x` is on Windows."""
-    pod, mark, path = text.partition(":")
-    if not mark or "/" in pod or not pod or (app.is_windows and len(pod) == 1):
-        return None, text
-    if not path:
-        raise UsageError("'%s' names no path in the pod" % text)
-    if path == "~" or path.startswith("~/"):
-        path = "." + path[1:]
-    return pod, path if path.startswith("/") else "./" + path
+def read_forward(text):
+    """Return the ports (here, there) of `LOCAL:REMOTE`; raises UsageError."""
+    local, mark, remote = text.partition(":")
+    try:
+        return port_number(local), port_number(remote if mark else local)
+    except ValueError:
+        raise UsageError("Ports are LOCAL:REMOTE, not '%s'" % text)
 
 
 @command(
@@ -6008,15 +6015,6 @@ def pod_port_forward(cx, args):
     if code == 255:
         raise PodError("The connection to pod '%s' has ended" % args.name)
     end_like(code)
-
-
-def read_forward(text):
-    """Return the ports (here, there) of `LOCAL:REMOTE`; raises UsageError."""
-    local, mark, remote = text.partition(":")
-    try:
-        return port_number(local), port_number(remote if mark else local)
-    except ValueError:
-        raise UsageError("Ports are LOCAL:REMOTE, not '%s'" % text)
 
 
 # -- wallet, gpu, api
@@ -6062,6 +6060,24 @@ def gpu_list(cx, args):
     print_rows(cx, cx.api.pages("gpus", "/gpus"), columns)
 
 
+def check_api_path(text):
+    """Return (path below /v1, query pairs) of a typed path; raises UsageError."""
+    from urllib.parse import parse_qsl, unquote
+
+    path, _, query = text.partition("?")
+    path = path[3:] if path.startswith("/v1/") else path
+    decoded = path
+    while unquote(decoded) != decoded:  # however often it will be decoded there
+        decoded = unquote(decoded)
+    segments = decoded.replace("\\", "/").split("/")
+    plain = is_token(text) and not any(char in text for char in '\\#"<>')
+    if not path.startswith("/") or path.startswith("//") or not plain:
+        raise UsageError("PATH starts with one / and is a path alone, as in /pods")
+    if ".." in segments or "." in segments:
+        raise UsageError("PATH may not hold . or ..")
+    return path, parse_qsl(query, keep_blank_values=True)
+
+
 @command(
     "api",
     "Call the API directly",
@@ -6102,24 +6118,6 @@ def api_call(cx, args):
     elif answer.body:
         for line in answer.text.splitlines():
             cx.app.out(line)
-
-
-def check_api_path(text):
-    """Return (path below /v1, query pairs) of a typed path; raises UsageError."""
-    from urllib.parse import parse_qsl, unquote
-
-    path, _, query = text.partition("?")
-    path = path[3:] if path.startswith("/v1/") else path
-    decoded = path
-    while unquote(decoded) != decoded:  # however often it will be decoded there
-        decoded = unquote(decoded)
-    segments = decoded.replace("\\", "/").split("/")
-    plain = is_token(text) and not any(char in text for char in '\\#"<>')
-    if not path.startswith("/") or path.startswith("//") or not plain:
-        raise UsageError("PATH starts with one / and is a path alone, as in /pods")
-    if ".." in segments or "." in segments:
-        raise UsageError("PATH may not hold . or ..")
-    return path, parse_qsl(query, keep_blank_values=True)
 
 
 # -- the program itself
@@ -6549,7 +6547,6 @@ def dispatch(argv, app):
 
 
 # -- completion
-
 
 COMPLETION_SCRIPTS = {
     "bash": """\
