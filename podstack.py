@@ -4573,7 +4573,7 @@ class Command:
         self.examples = [part for part in parts if isinstance(part, tuple)]
 
 
-def command(words, *parts, examples=()):
+def command(words, *parts):
     """Declare the function below as the handler of a command; its docstring is the help.
 
     `parts` are Arguments, Operands and examples: pairs of what is typed and what for. A text among
@@ -4582,7 +4582,7 @@ def command(words, *parts, examples=()):
 
     def declare(handler):
         path = tuple(words.split())
-        COMMANDS[path] = Command(path, parts + tuple(examples), handler)
+        COMMANDS[path] = Command(path, parts, handler)
         return handler
 
     return declare
@@ -5639,10 +5639,8 @@ def wait_for_state(cx, pod, target, timeout):
     option("--command", "CMD", "what to run, as one string"),
     repeated("--label", "K=V", "a label (repeat)"),
     *WAIT_OPTIONS,
-    examples=(
-        ("podstack pod create --name ci-pod --image myimage:latest", "server defaults"),
-        ("podstack pod create --name train --image pytorch --gpu-type A100 --wait", "and wait"),
-    ),
+    ("podstack pod create --name ci-pod --image myimage:latest", "server defaults"),
+    ("podstack pod create --name train --image pytorch --gpu-type A100 --wait", "and wait"),
 )
 def pod_create(cx, args):
     """Create a pod; what is left out is the service's default."""
@@ -5671,10 +5669,8 @@ def pod_create(cx, args):
     option("--status", "S", "only those in this state"),
     repeated("--label", "K=V", "only those with this label (repeat)"),
     option("--limit", "N", "at most this many", read=whole_number),
-    examples=(
-        ("podstack pod list", "name, status, GPU, age"),
-        ("podstack pod list --status stopped --quiet", "ids, for xargs"),
-    ),
+    ("podstack pod list", "name, status, GPU, age"),
+    ("podstack pod list --status stopped --quiet", "ids, for xargs"),
 )
 def pod_list(cx, args):
     """List the pods of the project."""
@@ -5709,7 +5705,7 @@ def print_pod(cx, pod):
     "Show a pod",
     POD,
     flag("--watch", "go on showing its status as it changes"),
-    examples=(("podstack pod get ci-pod", "everything known of it"),),
+    ("podstack pod get ci-pod", "everything known of it"),
 )
 def pod_get(cx, args):
     """Show a pod's details."""
@@ -5770,7 +5766,7 @@ def change_pods(cx, args, act, words, target):
     "Start stopped pods",
     PODS,
     *WAIT_OPTIONS,
-    examples=(("podstack pod start ci-pod --wait", "until it runs"),),
+    ("podstack pod start ci-pod --wait", "until it runs"),
 )
 def pod_start(cx, args):
     """Start one or more stopped pods."""
@@ -5784,7 +5780,7 @@ def pod_start(cx, args):
     PODS,
     flag("--force", "without asking its processes to end"),
     *WAIT_OPTIONS,
-    examples=(("podstack pod stop ci-pod", "its disk stays"),),
+    ("podstack pod stop ci-pod", "its disk stays"),
 )
 def pod_stop(cx, args):
     """Stop one or more pods."""
@@ -5797,7 +5793,7 @@ def pod_stop(cx, args):
     "Restart pods",
     PODS,
     *WAIT_OPTIONS,
-    examples=(("podstack pod restart ci-pod --wait", "until it runs again"),),
+    ("podstack pod restart ci-pod --wait", "until it runs again"),
 )
 def pod_restart(cx, args):
     """Restart one or more pods."""
@@ -5811,10 +5807,8 @@ def pod_restart(cx, args):
     PODS,
     flag("--force", "running ones, too, and without a question"),
     *WAIT_OPTIONS,
-    examples=(
-        ("podstack pod delete ci-pod", "asks first"),
-        ("podstack pod delete ci-pod --force", "does not"),
-    ),
+    ("podstack pod delete ci-pod", "asks first"),
+    ("podstack pod delete ci-pod --force", "does not"),
 )
 def pod_delete(cx, args):
     """Delete one or more pods and what is on their disks."""
@@ -5853,7 +5847,7 @@ def since_time(text, now):
     option("--tail", "N", "only the last N lines", read=whole_number),
     option("--since", "TIME", "from this time on, or the last 15m, 1h, 2d"),
     flag("--follow", "go on as it grows"),
-    examples=(("podstack pod logs ci-pod --tail 50 --follow", "the last lines, then new ones"),),
+    ("podstack pod logs ci-pod --tail 50 --follow", "the last lines, then new ones"),
 )
 def pod_logs(cx, args):
     """Show a pod's log, as it stands or as it grows."""
@@ -5879,10 +5873,7 @@ def pod_logs(cx, args):
 
 
 @command(
-    "pod events",
-    "Show what happened to a pod",
-    POD,
-    examples=(("podstack pod events ci-pod", "oldest first"),),
+    "pod events", "Show what happened to a pod", POD, ("podstack pod events ci-pod", "oldest first")
 )
 def pod_events(cx, args):
     """Show a pod's events."""
@@ -5900,7 +5891,7 @@ def pod_events(cx, args):
     "pod metrics",
     "Show a pod's load",
     POD,
-    examples=(("podstack pod metrics ci-pod", "GPU, CPU, memory, disk"),),
+    ("podstack pod metrics ci-pod", "GPU, CPU, memory, disk"),
 )
 def pod_metrics(cx, args):
     """Show a pod's current metrics."""
@@ -5918,10 +5909,7 @@ def end_like(code):
 
 
 @command(
-    "pod ssh",
-    "Open a shell in a pod",
-    POD,
-    examples=(("podstack pod ssh ci-pod", "through the system's ssh"),),
+    "pod ssh", "Open a shell in a pod", POD, ("podstack pod ssh ci-pod", "through the system's ssh")
 )
 def pod_ssh(cx, args):
     """Open a shell in a pod with the system's OpenSSH; the exit code is the shell's."""
@@ -5936,10 +5924,8 @@ def pod_ssh(cx, args):
     flag("-i --stdin", "pass stdin on"),
     flag("-t --tty", "give it a terminal"),
     option("--timeout", "S", "give up after this long", read=read_seconds),
-    examples=(
-        ("podstack pod exec ci-pod -- nvidia-smi", "its output, its exit code"),
-        ("podstack pod exec ci-pod -it -- bash", "a shell"),
-    ),
+    ("podstack pod exec ci-pod -- nvidia-smi", "its output, its exit code"),
+    ("podstack pod exec ci-pod -it -- bash", "a shell"),
 )
 def pod_exec(cx, args):
     """Run a command in a pod; each word arrives as typed, the exit code comes back."""
@@ -5964,10 +5950,8 @@ def split_place(app, text):
     "Copy files to or from a pod",
     Operand("SRC", "a path, or POD:PATH"),
     Operand("DST", "a path, or POD:PATH"),
-    examples=(
-        ("podstack pod cp ./data ci-pod:/workspace/data", "to the pod"),
-        ("podstack pod cp ci-pod:/workspace/out ./out", "and back"),
-    ),
+    ("podstack pod cp ./data ci-pod:/workspace/data", "to the pod"),
+    ("podstack pod cp ci-pod:/workspace/out ./out", "and back"),
 )
 def pod_cp(cx, args):
     """Copy a file or a directory as cp -r does, with modes and links.
@@ -6000,7 +5984,7 @@ def read_forward(text):
     "Bring ports of a pod to this machine",
     POD,
     Operand("LOCAL:REMOTE", "the ports here and there", "+", dest="ports"),
-    examples=(("podstack pod port-forward ci-pod 8888:8888", "until Ctrl-C"),),
+    ("podstack pod port-forward ci-pod 8888:8888", "until Ctrl-C"),
 )
 def pod_port_forward(cx, args):
     """Forward ports of this machine to ports of a pod, until Ctrl-C."""
@@ -6030,7 +6014,7 @@ def cents(row, name):
 @command(
     "wallet balance",
     "Show the balance",
-    examples=(("podstack wallet balance", "and what is still to be charged"),),
+    ("podstack wallet balance", "and what is still to be charged"),
 )
 def wallet_balance(cx, args):
     """Show the wallet's balance."""
@@ -6044,9 +6028,7 @@ def wallet_balance(cx, args):
 
 
 @command(
-    "gpu list",
-    "List the GPU types",
-    examples=(("podstack gpu list", "memory, price, how many are free"),),
+    "gpu list", "List the GPU types", ("podstack gpu list", "memory, price, how many are free")
 )
 def gpu_list(cx, args):
     """List the GPU types with price and availability."""
@@ -6086,10 +6068,8 @@ def check_api_path(text):
     repeated("-f --field", "K=V", "a field of the JSON body, or of a GET's query (repeat)"),
     option("--input", "FILE", "the body from a file, or - for stdin", complete="files"),
     flag("--paginate", "all pages of a list"),
-    examples=(
-        ("podstack api /pods --paginate", "every pod as JSON"),
-        ("podstack api /projects -f name=new", "a POST with a field"),
-    ),
+    ("podstack api /pods --paginate", "every pod as JSON"),
+    ("podstack api /projects -f name=new", "a POST with a field"),
 )
 def api_call(cx, args):
     """Make any call with the effective token and print the JSON answer."""
