@@ -2125,7 +2125,9 @@ SECRET_TOOL_ERRORS = (
     ("autolaunch D-Bus", "there is no D-Bus session here", "Start one: dbus-run-session"),
     ("Could not connect", "the D-Bus session does not answer", "Start one: dbus-run-session"),
     ("not provided by any", "no keyring service is installed", "Install gnome-keyring"),
+    # The bus and its client both give up after 25 s; who is first says so in its own words.
     ("Timeout was reached", "the keyring service does not start", "Restart gnome-keyring"),
+    ("service_start_timeout", "the keyring service does not start", "Restart gnome-keyring"),
     ("locked", "it is locked", "Unlock it: " + UNLOCK),
     ("Object does not exist", "there is no login keyring", "Create it: " + UNLOCK),
     ("too long", "the login is too long for it", "Generate a shorter token"),
