@@ -69,6 +69,7 @@ EXIT_CODES = (
     (130, "interrupted"),
 )
 DOCTOR_HINT = "Find out why: podstack auth doctor"
+NEW_TOKEN = "Generate a new token from the dashboard (%s)" % DASHBOARD_TOKENS
 
 
 class PodError(Exception):
@@ -77,14 +78,14 @@ class PodError(Exception):
     code = 1
     usual_hint = None
 
-    def __init__(self, message, hint=None, details=()):
+    def __init__(self, message, hint=None, details=(), code=None):
         super().__init__(message)
-        self.message, self.details = message, list(details)
+        self.message, self.details, self.code = message, list(details), code or self.code
         self.hint = self.usual_hint if hint is None else hint
 
 
 class UsageError(PodError):
-    """The command line cannot be carried out as typed."""
+    """It cannot be carried out as typed; the door adds which command's help to read."""
 
     code = 2
 
@@ -102,18 +103,11 @@ class NotFound(PodError):
 
 
 class Unreachable(PodError):
-    """The service could not be reached, is failing, or limits the rate.
-
-    `sent`: what was asked for may have been carried out all the same.
-    """
+    """The service is out of reach, failing or busy; `sent`: it may have done what was asked."""
 
     code = 7
     usual_hint = DOCTOR_HINT
     sent = True
-
-
-class Refused(PodError):
-    """The service refused the call itself; the door adds which command's help to read."""
 
 
 class ConfigError(PodError):
@@ -122,52 +116,13 @@ class ConfigError(PodError):
     usual_hint = "Mend it, or set PODSTACK_CONFIG to another file"
 
 
-class KeychainError(PodError):
-    """The system's keychain is missing, locked or failing."""
+def not_authenticated(details=()):
+    hint = "Run: podstack auth login (or set PODSTACK_API_TOKEN)"
+    return AuthError("Not authenticated", hint, details)
 
 
-class LockBusy(PodError):
-    """Another process held the config file's lock for too long."""
-
-    code = 7
-
-
-class NoLogin(AuthError):
-    """No token anywhere; `empty_variable` is true when PODSTACK_API_TOKEN is set but empty."""
-
-    def __init__(self, empty_variable=False):
-        details = ["PODSTACK_API_TOKEN is set but empty"] if empty_variable else []
-        hint = "Run: podstack auth login (or set PODSTACK_API_TOKEN)"
-        super().__init__("Not authenticated", hint, details)
-
-
-class TokenExpired(AuthError):
-    def __init__(self, details=()):
-        super().__init__("Token expired", "Re-authenticate: podstack auth login", details)
-
-
-class InvalidToken(AuthError):
-    def __init__(self, details=()):
-        hint = "Generate a new token from the dashboard (%s)" % DASHBOARD_TOKENS
-        super().__init__("Invalid authentication token", hint, details)
-
-
-class PermissionDenied(PodError):
-    """The token is good but may not do this."""
-
-    code = 5
-
-    def __init__(self, details=()):
-        hint = "Check if the token has access to the project: podstack project list"
-        super().__init__("Permission denied for resource", hint, details)
-
-
-class RemoteExit(Exception):
-    """The exit code of a command in a pod, to end with silently."""
-
-    def __init__(self, code):
-        super().__init__(code)
-        self.code = code
+def token_expired(details):
+    return AuthError("Token expired", "Re-authenticate: podstack auth login", details)
 
 
 # == text: words, numbers, times and addresses ===============================================
@@ -1666,7 +1621,7 @@ def lock_descriptor(descriptor, is_windows):
 class FileLock:
     """The lock beside the config file; the kernel drops it when its holder dies.
 
-    As a context manager it waits up to `seconds` and raises LockBusy; it may be entered again
+    As a context manager it waits up to `seconds` and raises PodError; it may be entered again
     while it is held. On a file system without locks it goes on without one (`held` is false).
     """
 
@@ -1729,7 +1684,7 @@ class FileLock:
         raise ConfigError("%s is not a lock file of ours" % self.path, "Remove it: " + self.path)
 
     def wait(self):
-        """Take the lock within the time limit; raises LockBusy."""
+        """Take the lock within the time limit; raises PodError."""
         started = self.app.now()
         while True:
             try:
@@ -1737,10 +1692,9 @@ class FileLock:
             except (BlockingIOError, PermissionError):
                 waited = self.app.now() - started
                 if waited >= self.seconds:
-                    raise LockBusy(
-                        "Another podstack holds %s (process %s)" % (self.path, self.holder()),
-                        "Wait until it has ended, or end it, then try again",
-                    )
+                    problem = "Another podstack holds %s (process %s)" % (self.path, self.holder())
+                    hint = "Wait until it has ended, or end it, then try again"
+                    raise PodError(problem, hint, code=7)
                 if waited > 2 and self.app.is_terminal(self.app.stderr):
                     self.app.status("Waiting for another podstack to end ...")
                 self.app.sleep(0.05)
@@ -2146,11 +2100,11 @@ SECURITY_ERRORS = {
 
 
 def keychain_error(problem, advice):
-    return KeychainError("Cannot use the keyring: %s" % problem, advice, [NO_KEYRING])
+    return PodError("Cannot use the keyring: %s" % problem, advice, [NO_KEYRING])
 
 
 def call_keychain(app, argv, stdin=None, env=None):
-    """Run a keychain program within its time limit; raises KeychainError."""
+    """Run a keychain program within its time limit; raises PodError."""
     patient = app.is_terminal(app.stderr)
     try:
         return app.run(argv, stdin, 60 if patient else 10, env, (2, KEYCHAIN_WAIT))
@@ -2268,7 +2222,7 @@ class MacKeychain:
 
 
 def open_keychain(app):
-    """Return this system's keychain; raises KeychainError."""
+    """Return this system's keychain; raises PodError."""
     if app.is_windows:
         raise keychain_error("there is none for Windows yet", "Leave out --use-keyring")
     return MacKeychain(app) if app.platform == "darwin" else SecretService(app)
@@ -2296,7 +2250,7 @@ def pack_payload(login):
 
 
 def unpack_payload(payload):
-    """Return {token, refresh_token} of a keychain item; raises KeychainError."""
+    """Return {token, refresh_token} of a keychain item; raises PodError."""
     import base64
     import json
     import zlib
@@ -2351,7 +2305,7 @@ def load_login(settings, profile):
 
 
 def write_keychain(settings, name, payload):
-    """Store a payload and read it back; raises KeychainError."""
+    """Store a payload and read it back; raises PodError."""
     keychain = open_keychain(settings.app)
     account = keychain_account(settings, name)
     settings.app.guard(payload)
@@ -2385,7 +2339,7 @@ def save_login(settings, name, login, storage):
         if was_in_keychain and storage == "file":
             try:
                 open_keychain(app).delete(keychain_account(settings, name))
-            except KeychainError as error:
+            except PodError as error:
                 app.warn("the keyring still holds the earlier login: %s" % error.message)
 
 
@@ -2471,10 +2425,7 @@ def environment_credential(settings):
         return None
     token = token.strip()
     if not is_token(token):
-        raise AuthError(
-            "PODSTACK_API_TOKEN is not one line of visible ASCII",
-            "Generate a new token from the dashboard (%s)" % DASHBOARD_TOKENS,
-        )
+        raise AuthError("PODSTACK_API_TOKEN is not one line of visible ASCII", NEW_TOKEN)
     return Credential(token, "environment", "Token from PODSTACK_API_TOKEN")
 
 
@@ -2573,13 +2524,14 @@ def profile_credential(settings):
 
 
 def find_credential(settings):
-    """Return the effective Credential; raises NoLogin where there is none."""
+    """Return the effective Credential; raises AuthError where there is none."""
     sources = [environment_credential, profile_credential]
     for source in reversed(sources) if settings.options.profile else sources:
         found = source(settings)
         if found:
             return found
-    raise NoLogin("PODSTACK_API_TOKEN" in settings.app.environ)
+    is_empty = "PODSTACK_API_TOKEN" in settings.app.environ
+    raise not_authenticated(["PODSTACK_API_TOKEN is set but empty"] if is_empty else ())
 
 
 # == http: one request, one answer ===========================================================
@@ -3815,7 +3767,7 @@ def reload_credential(settings, name):
     settings.config.reload()
     found = stored_credential(settings, settings.config.profile(name))
     if found is None:
-        raise NoLogin()
+        raise not_authenticated()
     return found
 
 
@@ -3830,7 +3782,7 @@ def spend_refresh_token(settings, http, server, found):
             raise Unreachable("The login could not be refreshed: %s" % error.error)
         newer = reload_credential(settings, found.profile.name)
         if newer.login.refresh_token == old.refresh_token:  # else somebody has renewed it
-            raise TokenExpired([found.origin])
+            raise token_expired([found.origin])
         return newer
     login = login_from_grant(app, grant, server, settings.get("endpoint"), old)
     try:
@@ -3841,7 +3793,7 @@ def spend_refresh_token(settings, http, server, found):
 
 
 def renew_login(settings, http, credential):
-    """Return the Credential with a refreshed login; raises AuthError, Unreachable, LockBusy.
+    """Return the Credential with a refreshed login; raises PodError.
 
     Any number of processes may do so at once: under the lock the store is read again, and who
     finds another token there takes it. The new pair is saved before it is used.
@@ -3954,10 +3906,12 @@ def refusal(answer, what, credential, now):
     if answer.status == 401:
         login = credential.login
         past = login and login.expires_at is not None and login.expires_at <= now
-        kind = TokenExpired if code == "token_expired" or past else InvalidToken
-        return kind([credential.origin])
+        if code == "token_expired" or past:
+            return token_expired([credential.origin])
+        return AuthError("Invalid authentication token", NEW_TOKEN, [credential.origin])
     if answer.status == 403:
-        return PermissionDenied([message, credential.origin])
+        hint = "Check if the token has access to the project: podstack project list"
+        return PodError("Permission denied for resource", hint, [message, credential.origin], 5)
     if answer.status == 402 or code == "insufficient_balance":
         hint = "See: podstack wallet balance"
         return PodError("Insufficient wallet balance", hint, fields or [message])
@@ -3970,7 +3924,7 @@ def refusal(answer, what, credential, now):
 
         names = {int(status): status.phrase for status in HTTPStatus}
         message = "%s (HTTP %d)" % (names.get(answer.status, "Refused"), answer.status)
-    return Refused(message, None, fields)
+    return UsageError(message, None, fields, PodError.code)
 
 
 def last_page(told, page, rows, size):
@@ -4771,10 +4725,8 @@ def read_token(app, text):
     text = app.guard(text.strip())
     if is_token(text):
         return text
-    raise UsageError(
-        "The token must be one line of visible ASCII" if text else "The token is empty",
-        "Generate one in the dashboard (%s)" % DASHBOARD_TOKENS,
-    )
+    problem = "The token must be one line of visible ASCII" if text else "The token is empty"
+    raise UsageError(problem, NEW_TOKEN)
 
 
 def token_facts(user):
@@ -4819,7 +4771,7 @@ def finish_login(cx, profile, storage, login):
     except AuthError:
         raise
     except PodError as error:
-        if not from_oauth and not isinstance(error, (PermissionDenied, NotFound)):
+        if not from_oauth and error.code not in (5, 6):
             error.message = "Could not verify the token: %s" % error.message
             error.hint = "Store it unchecked: podstack auth login --token T --no-verify"
             raise
@@ -4961,7 +4913,7 @@ def auth_token(cx, args):
     found = cx.api.credential
     login = found.login
     if login and login.expires_at is not None and login.expires_at <= cx.app.now():
-        raise TokenExpired([found.origin])
+        raise token_expired([found.origin])
     print_fixed(cx, {"token": found.token}, found.token)
 
 
@@ -4972,7 +4924,7 @@ def auth_refresh(cx, args):
     cx.config.require()
     stored = stored_credential(cx.settings, profile)
     if stored is None and not profile.get("token_command"):
-        raise NoLogin()
+        raise not_authenticated()
     if stored is None or not stored.login.refresh_token:
         hint = "Generate a new token in the dashboard (%s), or run: podstack auth login"
         raise PodError("This token cannot be refreshed", hint % DASHBOARD_TOKENS)
@@ -5904,18 +5856,12 @@ def pod_metrics(cx, args):
 # -- pod: into it, through OpenSSH
 
 
-def end_like(code):
-    """End with the remote command's exit code."""
-    if code:
-        raise RemoteExit(code)
-
-
 @command(
     "pod ssh", "Open a shell in a pod", POD, ("podstack pod ssh ci-pod", "through the system's ssh")
 )
 def pod_ssh(cx, args):
     """Open a shell in a pod with the system's OpenSSH; the exit code is the shell's."""
-    end_like(cx.app.hand_over(ssh_to(cx, args.name)))
+    return cx.app.hand_over(ssh_to(cx, args.name))
 
 
 @command(
@@ -5932,7 +5878,7 @@ def pod_ssh(cx, args):
 def pod_exec(cx, args):
     """Run a command in a pod; each word arrives as typed, the exit code comes back."""
     words = ssh_to(cx, args.name, "-t" if args.tty else "-T") + [remote_words(args.cmd)]
-    end_like(cx.app.hand_over(words, args.stdin or args.tty, args.timeout))
+    return cx.app.hand_over(words, args.stdin or args.tty, args.timeout)
 
 
 def split_place(app, text):
@@ -6000,7 +5946,7 @@ def pod_port_forward(cx, args):
     code = cx.app.hand_over(words, typed=False)
     if code == 255:
         raise PodError("The connection to pod '%s' has ended" % args.name)
-    end_like(code)
+    return code
 
 
 # -- wallet, gpu, api
@@ -6520,12 +6466,11 @@ def dispatch(argv, app):
     cx = Context(app, options)
     prepare(cx)
     try:
-        found.handler(cx, options)
-    except (Refused, UsageError) as error:
+        return found.handler(cx, options) or 0
+    except UsageError as error:
         if not error.hint:
             error.details.append("See: podstack %s --help" % " ".join(found.words))
         raise
-    return 0
 
 
 # -- completion
@@ -6727,8 +6672,6 @@ def main(argv, app):
         code = dispatch(argv, app)
         app.flush()
         return code
-    except RemoteExit as end:
-        return end.code
     except KeyboardInterrupt:
         app.complain("")
         return 130

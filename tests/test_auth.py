@@ -122,9 +122,9 @@ def test_an_odd_token_is_refused_before_anything_is_sent(
     else:
         more = ["--no-verify"] if way == "no-verify" else []
         done = cli("auth", "login", "--token", token, *more, code=2)
-    assert done.err == "Error: %s\nGenerate one in the dashboard (Account > API Tokens)\n" % (
-        message or "The token must be one line of visible ASCII"
-    )
+    problem = message or "The token must be one line of visible ASCII"
+    hint = "Generate a new token from the dashboard (Account > API Tokens)"
+    assert done.err == "Error: %s\n%s\n" % (problem, hint)
     assert (done.out, config.read_bytes(), api.requests) == ("", before, [])
 
 

@@ -232,7 +232,7 @@ def test_every_name_arrives_as_it_is(keychain, mac, account):
 @pytest.mark.parametrize("name", ["a\nb", "a\0b", "a\tb", "\x7f", "a\r"])
 def test_a_control_character_never_reaches_the_line(keychain, mac, name):
     for account, payload in ((name, "ps1.x"), ("x", "ps1." + name)):
-        with pytest.raises(podstack.KeychainError):
+        with pytest.raises(podstack.PodError):
             keychain.write(account, payload)
     assert mac.seen.read_bytes() == b"" and mac.items == {}
 
@@ -246,7 +246,7 @@ def test_a_line_that_fits_is_stored_whole(keychain, mac, size):
 
 @pytest.mark.parametrize("size", [4096, 4097, 4200, 9000, 100000])
 def test_a_line_that_does_not_fit_is_never_sent(keychain, mac, size):
-    with pytest.raises(podstack.KeychainError) as caught:
+    with pytest.raises(podstack.PodError) as caught:
         keychain.write("p", "x" * (size - len(line_of("p", ""))))
     assert caught.value.message == "Cannot use the keyring: the login is too long for it"
     assert mac.seen.read_bytes() == b"" and mac.items == {}
@@ -376,6 +376,6 @@ def test_without_the_program_there_is_no_keychain(api, cli, config, monkeypatch)
 def test_windows_has_no_keychain_yet(api, config, monkeypatch):
     stream = Stream()
     app = podstack.App(stream, stream, stream, dict(os.environ), platform="win32")
-    with pytest.raises(podstack.KeychainError) as caught:
+    with pytest.raises(podstack.PodError) as caught:
         podstack.open_keychain(app)
     assert caught.value.message == "Cannot use the keyring: there is none for Windows yet"
