@@ -344,6 +344,8 @@ sys.path.insert(0, LIB)
 try:
     import podstack
 
+    if hasattr(gc, "freeze"):  # not in 3.6; what is there now stays: no later look is for it
+        gc.freeze()
     gc.enable()
     podstack.run()
 except KeyboardInterrupt:
@@ -404,10 +406,11 @@ is_installed() {
         cmp -s "$new/receipt" "$receipt"
 }
 
-# compile PYTHON SOURCE BYTECODE NAME; reads it back, for py_compile takes a full disk for success.
+# compile PYTHON SOURCE BYTECODE NAME, without docstrings, which nothing reads; reads it back, for
+# py_compile takes a full disk for success.
 compile() {
     "$1" -I -S -X no_debug_ranges -c 'import importlib.machinery, py_compile, sys
-py_compile.compile(*sys.argv[1:4], doraise=True)
+py_compile.compile(*sys.argv[1:4], doraise=True, optimize=2)
 importlib.machinery.SourcelessFileLoader("podstack", sys.argv[2]).get_code("podstack")' \
         "$2" "$3" "$4" 2>/dev/null
 }

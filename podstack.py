@@ -4470,10 +4470,10 @@ def copy_from_pod(cx, meter, pod, path, target):
 
 
 # == commands: what the user types ===========================================================
-# Each command is declared once: its words, arguments and examples above its handler, its help as
-# the handler's docstring. A handler reads its options, decides, does one or two things and says
-# what changed. Answers go to stdout, everything else to stderr; no handler opens a file, a
-# connection or a process by itself.
+# Each command is declared once, above its handler: its words, help, arguments and examples. (Help
+# is no docstring: the installed bytecode has none.) A handler reads its options, decides, does one
+# or two things and says what changed. Answers go to stdout, everything else to stderr; no handler
+# opens a file, a connection or a process by itself.
 
 COMMANDS = {}
 GROUPS = (
@@ -4519,26 +4519,30 @@ class Operand:
 
 
 class Command:
-    """One command: its `words`, `help`, `arguments`, `operands`, `examples` and `handler`."""
+    """One command: its `words`, `arguments`, `operands`, `examples`, `handler` and help.
 
-    def __init__(self, words, parts, handler):
-        texts = [part for part in parts if isinstance(part, str)] + handler.__doc__.splitlines()
-        self.words, self.help, self.handler = words, texts[0].rstrip("."), handler
+    The first line of `text` is the `help` in lists of commands; where that line is no sentence it
+    stands there alone, and the rest is what the command's own help is `about`.
+    """
+
+    def __init__(self, words, text, parts, handler):
+        first, _, rest = text.partition("\n")
+        self.words, self.handler = words, handler
+        self.help, self.about = first.rstrip("."), text if first.endswith(".") else rest
         self.arguments = [part for part in parts if isinstance(part, Argument)]
         self.operands = [part for part in parts if isinstance(part, Operand)]
         self.examples = [part for part in parts if isinstance(part, tuple)]
 
 
-def command(words, *parts):
-    """Declare the function below as the handler of a command; its docstring is the help.
+def command(words, text, *parts):
+    """Declare the function below as the handler of a command, whose help is `text` (see Command).
 
-    `parts` are Arguments, Operands and examples: pairs of what is typed and what for. A text among
-    them stands in lists of commands, else the docstring's first line.
+    `parts` are Arguments, Operands and examples: pairs of what is typed and what for.
     """
 
     def declare(handler):
         path = tuple(words.split())
-        COMMANDS[path] = Command(path, parts, handler)
+        COMMANDS[path] = Command(path, text, parts, handler)
         return handler
 
     return declare
@@ -4781,6 +4785,8 @@ def finish_login(cx, profile, storage, login):
 
 @command(
     "auth login",
+    "Sign in through the browser, a code on another device, or a token.\n\n"
+    "The login is kept in ~/.podstack/config.yaml (0600), on macOS in the Keychain.",
     option("--token", "T", "store this API token (- reads it from stdin)"),
     flag("--device", "sign in with a code on another device"),
     flag("--browser", "sign in with a browser on this machine"),
@@ -4797,10 +4803,6 @@ def finish_login(cx, profile, storage, login):
     ("podstack --profile work auth login", "a second account")
 )  # fmt: skip
 def auth_login(cx, args):
-    """Sign in through the browser, a code on another device, or a token.
-
-    The login is kept in ~/.podstack/config.yaml (0600), on macOS in the Keychain.
-    """
     app, settings = cx.app, cx.settings
     cx.config.require()
     settings.creates = True
@@ -4831,11 +4833,11 @@ def auth_login(cx, args):
 
 @command(
     "auth status",
+    "Show whose the token is and until when, checked with the server.",
     ("podstack auth status", "who, which account, until when"),
     ("podstack auth status -o json", "for a script"),
 )
 def auth_status(cx, args):
-    """Show whose the token is and until when, checked with the server."""
     try:
         user = cx.api.whoami()
     except PodError as error:
@@ -4866,9 +4868,12 @@ def auth_status(cx, args):
         cx.app.say("The token is from PODSTACK_API_TOKEN")
 
 
-@command("auth whoami", ("podstack auth whoami", "the address alone"))
+@command(
+    "auth whoami",
+    "Print the e-mail address that the token belongs to.",
+    ("podstack auth whoami", "the address alone"),
+)
 def auth_whoami(cx, args):
-    """Print the e-mail address that the token belongs to."""
     user = cx.api.whoami()
     if not user.get("email"):
         raise Unreachable("Podstack's answer is not understood (no e-mail address in it)")
@@ -4887,9 +4892,12 @@ def flat_fields(value, name=""):
     return [(name, value if isinstance(value, str) else json_dump(value, indent=None))]
 
 
-@command("auth token-info", ("podstack auth token-info", "type, scopes, expiry; never the token"))
+@command(
+    "auth token-info",
+    "Show the token's type, name, scopes, age and expiry.",
+    ("podstack auth token-info", "type, scopes, expiry; never the token"),
+)
 def auth_token_info(cx, args):
-    """Show the token's type, name, scopes, age and expiry."""
     token, credential = cx.api.token(), cx.api.credential
     prefix = token.get("prefix")
     lines = [
@@ -4906,10 +4914,11 @@ def auth_token_info(cx, args):
 
 
 @command(
-    "auth token", ('curl -H "Authorization: Bearer $(podstack auth token)" ...', "in a script")
+    "auth token",
+    "Print the effective token alone, refreshed first when it is due.",
+    ('curl -H "Authorization: Bearer $(podstack auth token)" ...', "in a script"),
 )
 def auth_token(cx, args):
-    """Print the effective token alone, refreshed first when it is due."""
     found = cx.api.credential
     login = found.login
     if login and login.expires_at is not None and login.expires_at <= cx.app.now():
@@ -4917,9 +4926,12 @@ def auth_token(cx, args):
     print_fixed(cx, {"token": found.token}, found.token)
 
 
-@command("auth refresh", ("podstack auth refresh", "a new access token, now"))
+@command(
+    "auth refresh",
+    "Exchange the stored refresh token for a new login.",
+    ("podstack auth refresh", "a new access token, now"),
+)
 def auth_refresh(cx, args):
-    """Exchange the stored refresh token for a new login."""
     profile = cx.settings.profile()
     cx.config.require()
     stored = stored_credential(cx.settings, profile)
@@ -4947,9 +4959,12 @@ def revoke_credential(cx, credential, endpoint):
     cx.app.say("Token revoked")
 
 
-@command("auth revoke", ("podstack auth revoke --yes", "then sign in again"))
+@command(
+    "auth revoke",
+    "End the effective token at the server, then forget it here.",
+    ("podstack auth revoke --yes", "then sign in again"),
+)
 def auth_revoke(cx, args):
-    """End the effective token at the server, then forget it here."""
     credential = find_credential(cx.settings)
     if credential.kind == "command":
         raise PodError("A token from token_command is not ours to revoke", "Revoke it there")
@@ -4972,13 +4987,13 @@ def revoke_stored(cx, profile):
 
 @command(
     "auth logout",
+    "Remove the stored login from the config file and the keychain.",
     flag("--all", "of every profile"),
     flag("--revoke", "end it at the server first"),
     ("podstack auth logout", "project and settings stay"),
     ("podstack auth logout --all --revoke", "leave nothing valid behind"),
 )
 def auth_logout(cx, args):
-    """Remove the stored login from the config file and the keychain."""
     app, settings = cx.app, cx.settings
     config = cx.config.require()
     names = config.profile_names() if args.all else [settings.profile().name]
@@ -5017,9 +5032,12 @@ def profile_facts(settings, profile):
     }
 
 
-@command("auth list", ("podstack auth list", "from the config file alone"))
+@command(
+    "auth list",
+    "List every profile: who, project, endpoint, storage, until when.",
+    ("podstack auth list", "from the config file alone"),
+)
 def auth_list(cx, args):
-    """List every profile: who, project, endpoint, storage, until when."""
     config = cx.config.require()
     profiles = [config.profile(name) for name in config.profile_names()]
     rows = [profile_facts(cx.settings, profile) for profile in profiles]
@@ -5173,9 +5191,12 @@ def check_credential(cx, findings):
     findings.ok("token", detail)
 
 
-@command("auth doctor", ("podstack auth doctor", "each line ok, warn or fail, with its remedy"))
+@command(
+    "auth doctor",
+    "Find what keeps you from signing in, and where values come from.",
+    ("podstack auth doctor", "each line ok, warn or fail, with its remedy"),
+)
 def auth_doctor(cx, args):
-    """Find what keeps you from signing in, and where values come from."""
     findings = Findings(cx.app)
     from_environment = cx.app.env("PODSTACK_API_TOKEN") is not None
     usable = findings.passes("file", check_config, cx)
@@ -5269,17 +5290,24 @@ def masked(value, name=None):
     return value if value is None else redact(value)
 
 
-@command("config show", ("podstack config show", "what the file says"))
+@command(
+    "config show",
+    "Show the whole config file with its tokens masked.",
+    ("podstack config show", "what the file says"),
+)
 def config_show(cx, args):
-    """Show the whole config file with its tokens masked."""
     data = masked(cx.config.require().data)
     if data or cx.options.output:
         print_data(cx, data, "json" if cx.options.output == "json" else "yaml")
 
 
-@command("config get", KEY, ("podstack config get defaults.project", "the value in effect"))
+@command(
+    "config get",
+    "Print a key's effective value; exit 6 when there is none.",
+    KEY,
+    ("podstack config get defaults.project", "the value in effect"),
+)
 def config_get(cx, args):
-    """Print a key's effective value; exit 6 when there is none."""
     key, active = Key(args.key, READABLE), cx.settings.profile().name
     if key.setting and not key.profile:
         found = cx.settings.find(key.setting.name)
@@ -5312,13 +5340,13 @@ def switch_profile(cx, name):
 
 @command(
     "config set",
+    "Set a key; a profile that it names is created.",
     KEY,
     Operand("VALUE", "its value"),
     ("podstack config set defaults.output json", "for every command"),
     ("podstack config set profiles.work.project work-project", "for one profile"),
 )
 def config_set(cx, args):
-    """Set a key; a profile that it names is created."""
     key, value = Key(args.key, SETTABLE), args.value
     accept(args.key, value, key.setting.read if key.setting else read_text)
     if key.name == "profile":
@@ -5331,9 +5359,13 @@ def config_set(cx, args):
         say_overridden(cx, key.setting)
 
 
-@command("config unset", KEY, ("podstack config unset defaults.project", "back to the default"))
+@command(
+    "config unset",
+    "Remove a key; no error where it is not set.",
+    KEY,
+    ("podstack config unset defaults.project", "back to the default"),
+)
 def config_unset(cx, args):
-    """Remove a key; no error where it is not set."""
     key, active = Key(args.key, SETTABLE), cx.settings.profile().name
     cx.config.edit(lambda config: key.change(config, active, None))
     cx.app.say("%s removed from %s" % (args.key, cx.settings.path))
@@ -5355,35 +5387,44 @@ def reset_plan(config):
     return [(key, None) for key in keys]
 
 
-@command("config reset", ("podstack config reset --yes", "without a question"))
+@command(
+    "config reset",
+    "Remove all settings of the config file; logins stay.",
+    ("podstack config reset --yes", "without a question"),
+)
 def config_reset(cx, args):
-    """Remove all settings of the config file; logins stay."""
     cx.config.require()
     cx.confirm("Remove every setting in %s (logins stay)?" % cx.settings.path)
     cx.config.edit(reset_plan)
     cx.app.say("Settings removed; logins kept (podstack auth logout removes those)")
 
 
-@command("config path", ("cat $(podstack config path)", "look at the file"))
+@command(
+    "config path",
+    "Print where the config file is, or would be.",
+    ("cat $(podstack config path)", "look at the file"),
+)
 def config_path(cx, args):
-    """Print where the config file is, or would be."""
     print_fixed(cx, cx.settings.path, cx.settings.path)
 
 
 @command(
     "config set-profile",
+    "Choose the profile to use from now on.",
     Operand("PROFILE", "an existing profile", complete="profiles", dest="name"),
     ("podstack config set-profile work", "until you choose another"),
 )
 def config_set_profile(cx, args):
-    """Choose the profile to use from now on."""
     accept("A profile", args.name, read_profile_name)
     switch_profile(cx, args.name)
 
 
-@command("config get-profile", ("podstack config get-profile", "the name alone"))
+@command(
+    "config get-profile",
+    "Print the name of the profile in use.",
+    ("podstack config get-profile", "the name alone"),
+)
 def config_get_profile(cx, args):
-    """Print the name of the profile in use."""
     name = cx.settings.profile().name
     print_fixed(cx, name, name)
 
@@ -5396,11 +5437,11 @@ def delete_plan(config, name):
 
 @command(
     "config delete-profile",
+    "Delete a profile, its login and its keychain item.",
     Operand("PROFILE", "a profile that is not in use", complete="profiles", dest="name"),
     ("podstack config delete-profile work", "asks first"),
 )
 def config_delete_profile(cx, args):
-    """Delete a profile, its login and its keychain item."""
     name, config = args.name, cx.config.require()
     config.existing_profile(name)
     if name in (cx.settings.get("profile"), config.text_at(("profile",))):
@@ -5415,9 +5456,12 @@ def config_delete_profile(cx, args):
 # -- project
 
 
-@command("project list", ("podstack project list", "the current one is marked"))
+@command(
+    "project list",
+    "List the projects; * marks the current one.",
+    ("podstack project list", "the current one is marked"),
+)
 def project_list(cx, args):
-    """List the projects; * marks the current one."""
     current = cx.settings.get("project")
 
     def mark(row):
@@ -5442,12 +5486,12 @@ def store_project(cx, word):
 
 @command(
     "project use",
+    "Choose the project to work in, and store it in the profile.",
     Operand("PROJECT", "its name or id", complete="projects", dest="name"),
     flag("--no-verify", "do not check that it exists"),
     ("podstack project use my-project", "from now on"),
 )
 def project_use(cx, args):
-    """Choose the project to work in, and store it in the profile."""
     word = accept("A project's name", args.name, read_text)
     if not args.no_verify:
         cx.api.find_project(word)
@@ -5455,10 +5499,11 @@ def project_use(cx, args):
 
 
 @command(
-    "project current", ("podstack project current", "the name alone; exit 6 when there is none")
+    "project current",
+    "Print the current project.",
+    ("podstack project current", "the name alone; exit 6 when there is none"),
 )
 def project_current(cx, args):
-    """Print the current project."""
     project = cx.settings.get("project")
     if project is None:
         raise NotFound("No project is set", "Run: podstack project use NAME")
@@ -5478,13 +5523,13 @@ def print_created(cx, made):
 
 @command(
     "project create",
+    "Create a project.",
     option("--name", "N", "the project's name", required=True),
     option("--desc", "D", "what it is for"),
     flag("--use", "and work in it from now on"),
     ("podstack project create --name my-project --use", "create it and use it"),
 )
 def project_create(cx, args):
-    """Create a project."""
     body = {"name": args.name}
     if args.desc is not None:
         body["description"] = args.desc
@@ -5577,7 +5622,7 @@ def wait_for_state(cx, pod, target, timeout):
 
 @command(
     "pod create",
-    "Create a pod",
+    "Create a pod\nCreate a pod; what is left out is the service's default.",
     option("--name", "N", "the pod's name", required=True),
     option("--image", "IMAGE", "the container image"),
     option("--template", "T", "a template instead of, or with, an image"),
@@ -5597,7 +5642,6 @@ def wait_for_state(cx, pod, target, timeout):
     ("podstack pod create --name train --image pytorch --gpu-type A100 --wait", "and wait"),
 )
 def pod_create(cx, args):
-    """Create a pod; what is left out is the service's default."""
     if not (args.image or args.template):
         raise UsageError("A pod needs --image or --template")
     alike = ("name", "image", "template", "gpu_count", "cpu", "memory", "disk", "command")
@@ -5619,7 +5663,7 @@ def pod_create(cx, args):
 
 @command(
     "pod list",
-    "List the pods",
+    "List the pods\nList the pods of the project.",
     option("--status", "S", "only those in this state"),
     repeated("--label", "K=V", "only those with this label (repeat)"),
     option("--limit", "N", "at most this many", read=whole_number),
@@ -5627,7 +5671,6 @@ def pod_create(cx, args):
     ("podstack pod list --status stopped --quiet", "ids, for xargs"),
 )
 def pod_list(cx, args):
-    """List the pods of the project."""
     query = [("status", args.status)]
     query += [("label", "%s=%s" % split_pair(text, "--label")) for text in args.label]
     pages = cx.api.pages("pods", "/pods", query, args.limit, in_project=True)
@@ -5656,13 +5699,12 @@ def print_pod(cx, pod):
 
 @command(
     "pod get",
-    "Show a pod",
+    "Show a pod\nShow a pod's details.",
     POD,
     flag("--watch", "go on showing its status as it changes"),
     ("podstack pod get ci-pod", "everything known of it"),
 )
 def pod_get(cx, args):
-    """Show a pod's details."""
     pod = cx.api.pod(args.name)
     print_pod(cx, pod)
     between = {"json": "", "yaml": "---\n"}.get(cx.settings.get("output"), "\n")
@@ -5717,47 +5759,44 @@ def change_pods(cx, args, act, words, target):
 
 @command(
     "pod start",
-    "Start stopped pods",
+    "Start stopped pods\nStart one or more stopped pods.",
     PODS,
     *WAIT_OPTIONS,
     ("podstack pod start ci-pod --wait", "until it runs"),
 )
 def pod_start(cx, args):
-    """Start one or more stopped pods."""
     words = ("Starting", "Started")
     change_pods(cx, args, lambda name: cx.api.pod_action(name, "start"), words, "running")
 
 
 @command(
     "pod stop",
-    "Stop pods",
+    "Stop pods\nStop one or more pods.",
     PODS,
     flag("--force", "without asking its processes to end"),
     *WAIT_OPTIONS,
     ("podstack pod stop ci-pod", "its disk stays"),
 )
 def pod_stop(cx, args):
-    """Stop one or more pods."""
     body, words = {"force": args.force}, ("Stopping", "Stopped")
     change_pods(cx, args, lambda name: cx.api.pod_action(name, "stop", body), words, "stopped")
 
 
 @command(
     "pod restart",
-    "Restart pods",
+    "Restart pods\nRestart one or more pods.",
     PODS,
     *WAIT_OPTIONS,
     ("podstack pod restart ci-pod --wait", "until it runs again"),
 )
 def pod_restart(cx, args):
-    """Restart one or more pods."""
     words = ("Restarting", "Restarted")
     change_pods(cx, args, lambda name: cx.api.pod_action(name, "restart"), words, "running")
 
 
 @command(
     "pod delete",
-    "Delete pods",
+    "Delete pods\nDelete one or more pods and what is on their disks.",
     PODS,
     flag("--force", "running ones, too, and without a question"),
     *WAIT_OPTIONS,
@@ -5765,7 +5804,6 @@ def pod_restart(cx, args):
     ("podstack pod delete ci-pod --force", "does not"),
 )
 def pod_delete(cx, args):
-    """Delete one or more pods and what is on their disks."""
     if not args.force:
         listed = ", ".join("'%s'" % name for name in args.name)
         cx.confirm("Delete %s and all data on it?" % listed, "--yes or --force")
@@ -5796,7 +5834,7 @@ def since_time(text, now):
 
 @command(
     "pod logs",
-    "Show a pod's log",
+    "Show a pod's log\nShow a pod's log, as it stands or as it grows.",
     POD,
     option("--tail", "N", "only the last N lines", read=whole_number),
     option("--since", "TIME", "from this time on, or the last 15m, 1h, 2d"),
@@ -5804,7 +5842,6 @@ def since_time(text, now):
     ("podstack pod logs ci-pod --tail 50 --follow", "the last lines, then new ones"),
 )
 def pod_logs(cx, args):
-    """Show a pod's log, as it stands or as it grows."""
     query = [("tail", args.tail), ("since", since_time(args.since, cx.app.now()))]
     query.append(("follow", "true" if args.follow else None))
     chunks = cx.api.pod_logs(args.name, query, args.follow)
@@ -5827,10 +5864,12 @@ def pod_logs(cx, args):
 
 
 @command(
-    "pod events", "Show what happened to a pod", POD, ("podstack pod events ci-pod", "oldest first")
+    "pod events",
+    "Show what happened to a pod\nShow a pod's events.",
+    POD,
+    ("podstack pod events ci-pod", "oldest first"),
 )
 def pod_events(cx, args):
-    """Show a pod's events."""
     path = pod_path(str(cx.api.pod(args.name).get("id")), "/events")
     columns = (
         ("TIME", lambda row: str(row.get("created_at") or row.get("time") or "-")),
@@ -5843,12 +5882,11 @@ def pod_events(cx, args):
 
 @command(
     "pod metrics",
-    "Show a pod's load",
+    "Show a pod's load\nShow a pod's current metrics.",
     POD,
     ("podstack pod metrics ci-pod", "GPU, CPU, memory, disk"),
 )
 def pod_metrics(cx, args):
-    """Show a pod's current metrics."""
     metrics = cx.api.pod_metrics(args.name)
     print_object(cx, metrics, flat_fields(metrics) or [("metrics", "-")])
 
@@ -5857,16 +5895,20 @@ def pod_metrics(cx, args):
 
 
 @command(
-    "pod ssh", "Open a shell in a pod", POD, ("podstack pod ssh ci-pod", "through the system's ssh")
+    "pod ssh",
+    "Open a shell in a pod\n"
+    "Open a shell in a pod with the system's OpenSSH; the exit code is the shell's.",
+    POD,
+    ("podstack pod ssh ci-pod", "through the system's ssh"),
 )
 def pod_ssh(cx, args):
-    """Open a shell in a pod with the system's OpenSSH; the exit code is the shell's."""
     return cx.app.hand_over(ssh_to(cx, args.name))
 
 
 @command(
     "pod exec",
-    "Run a command in a pod",
+    "Run a command in a pod\n"
+    "Run a command in a pod; each word arrives as typed, the exit code comes back.",
     POD,
     Operand("CMD", "the command and its words, after --", "--"),
     flag("-i --stdin", "pass stdin on"),
@@ -5876,7 +5918,6 @@ def pod_ssh(cx, args):
     ("podstack pod exec ci-pod -it -- bash", "a shell"),
 )
 def pod_exec(cx, args):
-    """Run a command in a pod; each word arrives as typed, the exit code comes back."""
     words = ssh_to(cx, args.name, "-t" if args.tty else "-T") + [remote_words(args.cmd)]
     return cx.app.hand_over(words, args.stdin or args.tty, args.timeout)
 
@@ -5895,18 +5936,16 @@ def split_place(app, text):
 
 @command(
     "pod cp",
-    "Copy files to or from a pod",
+    "Copy files to or from a pod\n"
+    "Copy a file or a directory as cp -r does, with modes and links.\n\n"
+    "Into a directory that exists it goes under its own name; SRC/. means what is\n"
+    "in SRC. Every file gets its final name only when it is whole. The pod needs tar.",
     Operand("SRC", "a path, or POD:PATH"),
     Operand("DST", "a path, or POD:PATH"),
     ("podstack pod cp ./data ci-pod:/workspace/data", "to the pod"),
     ("podstack pod cp ci-pod:/workspace/out ./out", "and back"),
 )
 def pod_cp(cx, args):
-    """Copy a file or a directory as cp -r does, with modes and links.
-
-    Into a directory that exists it goes under its own name; SRC/. means what is
-    in SRC. Every file gets its final name only when it is whole. The pod needs tar.
-    """
     source, target = split_place(cx.app, args.src), split_place(cx.app, args.dst)
     if bool(source[0]) == bool(target[0]):
         raise UsageError("One of SRC and DST must be POD:PATH, the other a path here")
@@ -5929,13 +5968,13 @@ def read_forward(text):
 
 @command(
     "pod port-forward",
-    "Bring ports of a pod to this machine",
+    "Bring ports of a pod to this machine\n"
+    "Forward ports of this machine to ports of a pod, until Ctrl-C.",
     POD,
     Operand("LOCAL:REMOTE", "the ports here and there", "+", dest="ports"),
     ("podstack pod port-forward ci-pod 8888:8888", "until Ctrl-C"),
 )
 def pod_port_forward(cx, args):
-    """Forward ports of this machine to ports of a pod, until Ctrl-C."""
     pairs = [read_forward(text) for text in args.ports]
     options = ["-N", "-T", "-o", "ExitOnForwardFailure=yes"]
     for pair in pairs:
@@ -5961,11 +6000,10 @@ def cents(row, name):
 
 @command(
     "wallet balance",
-    "Show the balance",
+    "Show the balance\nShow the wallet's balance.",
     ("podstack wallet balance", "and what is still to be charged"),
 )
 def wallet_balance(cx, args):
-    """Show the wallet's balance."""
     wallet = cx.api.object("wallet", "GET", "/billing/wallet")
     lines = [
         ("Balance", cents(wallet, "balance_cents")),
@@ -5976,10 +6014,11 @@ def wallet_balance(cx, args):
 
 
 @command(
-    "gpu list", "List the GPU types", ("podstack gpu list", "memory, price, how many are free")
+    "gpu list",
+    "List the GPU types\nList the GPU types with price and availability.",
+    ("podstack gpu list", "memory, price, how many are free"),
 )
 def gpu_list(cx, args):
-    """List the GPU types with price and availability."""
     columns = (
         ("TYPE", field("type")),
         ("NAME", field("name")),
@@ -6010,7 +6049,7 @@ def check_api_path(text):
 
 @command(
     "api",
-    "Call the API directly",
+    "Call the API directly\nMake any call with the effective token and print the JSON answer.",
     Operand("PATH", "a path such as /pods"),
     option("-X --method", "METHOD", "GET, or POST with -f or --input"),
     repeated("-f --field", "K=V", "a field of the JSON body, or of a GET's query (repeat)"),
@@ -6020,7 +6059,6 @@ def check_api_path(text):
     ("podstack api /projects -f name=new", "a POST with a field"),
 )
 def api_call(cx, args):
-    """Make any call with the effective token and print the JSON answer."""
     path, query = check_api_path(args.path)
     fields = [split_pair(text, "-f") for text in args.field]
     if args.input and fields:
@@ -6081,12 +6119,12 @@ def fetch_installer(cx, origin):
 
 @command(
     "update",
+    "Update podstack in place; this version stays if that fails.",
     flag("--check", "only tell whether there is another version"),
     ("podstack update", "install the newest version in place of this one"),
     ("podstack update --check", "only tell whether there is one"),
 )
 def update(cx, args):
-    """Update podstack in place; this version stays if that fails."""
     receipt = read_receipt(cx.app)
     origin = cx.app.env("PODSTACK_INSTALL_URL") or receipt.get("origin", INSTALL_URL)
     origin = origin.rstrip("/")
@@ -6238,12 +6276,11 @@ def help_command(found):
     """Return the help text of one command."""
     needed = [argument for argument in found.arguments if argument.required]
     usage = list(found.words) + needed + ["[options]"] + found.operands
-    about = "\n".join(line.strip() for line in found.handler.__doc__.strip().splitlines())
     operands = [(operand.name, operand.help) for operand in found.operands]
     tables = [("arguments", operands), ("options", with_help(found.arguments))]
     everywhere = " ".join(argument.names[0] for argument in GLOBAL_OPTIONS)
     end = "everywhere: %s\n(see podstack --help)" % everywhere
-    return help_page(" ".join(map(str, usage)), about, found.examples, tables, end)
+    return help_page(" ".join(map(str, usage)), found.about, found.examples, tables, end)
 
 
 def help_group(group):
@@ -6287,18 +6324,21 @@ def help_text(words, topics=()):
 
 @command(
     "help",
+    "Show help for a command, or one of the topics.",
     Operand("COMMAND", "command words, or a topic", "*", "commands"),
     ("podstack help pod create", "as podstack pod create --help"),
     ("podstack help exit-codes", "one of the topics"),
 )
 def show_help(cx, args):
-    """Show help for a command, or one of the topics."""
     cx.app.write(help_text(args.command, TOPICS))
 
 
-@command("version", ("podstack version", "for a bug report"))
+@command(
+    "version",
+    "Show the version, the Python that runs it and where it is.",
+    ("podstack version", "for a bug report"),
+)
 def show_version(cx, args):
-    """Show the version, the Python that runs it and where it is."""
     python = "%d.%d.%d" % sys.version_info[:3]
     facts = {"version": VERSION, "python": python, "platform": sys.platform, "path": SOURCE}
     line = "podstack %(version)s (python %(python)s, %(platform)s, %(path)s)" % facts
@@ -6527,12 +6567,12 @@ Register-ArgumentCompleter -Native -CommandName podstack -ScriptBlock {
 
 @command(
     "completion",
+    "Print the completion script for a shell.",
     Operand("SHELL", "bash, zsh, fish or powershell", complete="shells"),
     ("source <(podstack completion bash)", "in ~/.bashrc"),
     ("podstack completion fish | source", "in config.fish"),
 )
 def completion(cx, args):
-    """Print the completion script for a shell."""
     if args.shell not in COMPLETION_SCRIPTS:
         shells = "Shells: %s" % ", ".join(COMPLETION_SCRIPTS)
         raise UsageError("Unknown shell '%s'" % args.shell, shells)

@@ -420,8 +420,7 @@ def test_version(cli, home):
 def test_a_command_is_described(words):
     found = podstack.COMMANDS[tuple(words.split())]
     assert found.words[0] in GROUPS or len(found.words) == 1
-    promise = found.handler.__doc__.strip().splitlines()[0]
-    assert promise.endswith(".") and found.help and not found.help.endswith(".")
+    assert found.about.endswith(".") and found.help and not found.help.endswith(".")
     for part in found.arguments + found.operands:
         assert part.help and not part.help.endswith(".")
     assert all(typed and meaning for typed, meaning in found.examples)

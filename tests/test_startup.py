@@ -3,13 +3,14 @@
 A clock in a test is noise; tests/bench.py has the clock.
 """
 
+import ast
 import os
 import re
 import subprocess
 import sys
 
 import pytest
-from conftest import PYTHONS, USER, need
+from conftest import PODSTACK, PYTHONS, USER, need
 from machines import IS_ROOT, SCRIPT, Machine, read
 
 CONFIG = "auth:\n  token: %s\ndefaults:\n  project: my-project\n" % USER
@@ -102,6 +103,33 @@ def test_a_request_needs_no_more_than_a_socket(words, installed, api):
     assert "socket" in names
     assert not names & {"http.client", "urllib.request", "urllib.parse", "email.parser"}
     assert not names & {"subprocess", "http.server", "webbrowser", "tempfile"}
+
+
+def test_the_bytecode_holds_no_docstring(installed):
+    (name,) = os.listdir(installed.lib + "/__pycache__")
+    bytecode = read(os.path.join(installed.lib, "__pycache__", name), "rb")
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(read(PODSTACK))) if isinstance(node, kinds)]
+    docstrings = [ast.get_docstring(node) for node in nodes if ast.get_docstring(node)]
+    assert len(docstrings) > 100
+    held = [text for text in docstrings if text.splitlines()[0].encode() in bytecode]
+    assert held == []
+
+
+@pytest.mark.parametrize("words", ["--help", "auth --help", "auth login --help", "pod cp --help"])
+def test_help_is_whole_without_docstrings(words, installed, cli):
+    assert run([installed.launcher] + words.split()) == (cli(*words.split()).out, "")
+
+
+def test_what_is_loaded_is_left_out_of_later_searches_for_garbage(installed, home):
+    """gc.freeze() is from 3.7 on; what it took away is no garbage, and collecting goes on."""
+    look = (
+        "print([gc.get_freeze_count() > 1000 if hasattr(gc, 'freeze') else True, gc.isenabled()])"
+    )
+    start = read(installed.lib + "/start.py").replace("podstack.run()", look)
+    (home / "start.py").write_text(start.replace("__file__", repr(installed.lib + "/start.py")))
+    out, _ = run([installed.python, "-I", "-S", "-B", str(home / "start.py")])
+    assert out == "[True, True]\n"
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="shows the interpreters to root outside of any home")
