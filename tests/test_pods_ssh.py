@@ -126,15 +126,15 @@ def slow(*values):
 
 
 @contextlib.contextmanager
-def running(*argv, **streams):
-    """podstack as a process that is still at work; killed at the end if it is."""
-    words = [sys.executable, "-B", PODSTACK] + list(argv)
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, **streams)
+def running(*argv, program=(), **streams):
+    """podstack as a process that is still at work; at the end it is killed, and its ssh, too."""
+    words = [*program, sys.executable, "-B", PODSTACK, *argv]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, start_new_session=True, **streams)
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
@@ -202,7 +202,8 @@ def web_server():
         def log_message(self, *_):
             pass
 
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 
@@ -371,9 +372,9 @@ def test_a_request_to_end_reaches_ssh(pod):
 @own_connection
 def test_what_nohup_ignores_stays_ignored(pod):
     words = ["pod", "exec", "ci-pod", "-i", "--", "sh", "-c", "echo ready; cat"]
-    ignore = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
+    nohup = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with running(*words, preexec_fn=ignore, **pipes) as process:
+    with running(*words, program=nohup, **pipes) as process:
         assert process.stdout.readline() == b"ready\n"
         with open("/proc/%d/task/%d/children" % (process.pid, process.pid)) as file:
             ssh = int(file.read())
