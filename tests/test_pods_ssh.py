@@ -369,6 +369,16 @@ def test_a_request_to_end_reaches_ssh(pod):
         assert process.stdout.read() == b""  # nobody holds its other end any more
 
 
+def test_a_request_to_end_that_comes_before_ssh_is_there_reaches_it_too():
+    class Early(podstack.App):
+        def child_environ(self):  # the last step before ssh starts
+            os.kill(os.getpid(), signal.SIGTERM)
+            return dict(os.environ)
+
+    app = Early(io.StringIO(), io.StringIO(), io.StringIO(), {})
+    assert app.hand_over(["sleep", "60"], timeout=30) == 128 + signal.SIGTERM
+
+
 @own_connection
 def test_what_nohup_ignores_stays_ignored(pod):
     words = ["pod", "exec", "ci-pod", "-i", "--", "sh", "-c", "echo ready; cat"]
