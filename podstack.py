@@ -1001,13 +1001,6 @@ PLAIN_IN_URLS = NAME_LETTERS + "-._~:/?[]@&=+,%"
 LABEL_COLORS = {"Error: ": "31", "Warning: ": "33"}
 
 
-class Finished:
-    """What a child process left: exit `code`, `out` and `err` as bytes."""
-
-    def __init__(self, code, out, err):
-        self.code, self.out, self.err = code, out, err
-
-
 def lenient_stream(stream, errors):
     """Return a text stream over `stream` that no letter can break (C locale, 3.6, wrong bytes)."""
     if stream is None or not hasattr(stream, "buffer"):
@@ -1225,7 +1218,7 @@ class App:
         return kept
 
     def run(self, argv, stdin=None, timeout=60, env=None, patience=None, inherit=False):
-        """Run a program to its end and return `Finished`.
+        """Run a program to its end and return (exit code, stdout, stderr).
 
         `patience` is (seconds, sentence): said when it takes longer. With `inherit` the child's
         stderr is ours, and its stdin too on a terminal; without it Ctrl-C is for us alone, so that
@@ -1247,7 +1240,7 @@ class App:
             for turn, wait in enumerate(waits):
                 try:
                     out, err = process.communicate(None if turn else stdin, wait)
-                    return Finished(process.returncode, out, err or b"")
+                    return process.returncode, out, err or b""
                 except subprocess.TimeoutExpired:
                     if turn + 1 < len(waits):
                         self.say(patience[1])
@@ -1973,15 +1966,6 @@ SETTINGS = {
 }  # fmt: skip
 
 
-class Value:
-    """A setting's value and its origin: `kind` (option, environment, profile, file, default)."""
-
-    __slots__ = ("value", "text", "kind", "origin")
-
-    def __init__(self, value, text, kind, origin):
-        self.value, self.text, self.kind, self.origin = value, text, kind, origin
-
-
 class Settings:
     """The effective value of everything that can be set, from the options of this command."""
 
@@ -2023,46 +2007,41 @@ class Settings:
         return self.config.existing_profile(name)
 
     def places(self, setting):
-        """Return (kind, origin, text, key path) of all places that a setting may stand in."""
-        own, general = [], []
+        """Return (origin, text, key path) of all places that a setting may stand in, in order."""
         name = setting.option or ""
-        option = ("option", "--" + name.replace("_", "-"), getattr(self.options, name, None), None)
-        environment = [("environment", name, self.app.env(name), None) for name in setting.env]
-        if setting.field:
-            own = [self.place("profile", self.profile().key_of(setting.field))]
-        if setting.general and (not own or own[0][3] != setting.general):
-            general = [self.place("file", setting.general)]
+        option = ("--" + name.replace("_", "-"), getattr(self.options, name, None), None)
+        environment = [(name, self.app.env(name), None) for name in setting.env]
+        own = [self.place(self.profile().key_of(setting.field))] if setting.field else []
+        general = [self.place(setting.general)] if setting.general else []
         # With --profile on the command line the profile's own values win over the environment.
         middle = own + environment if self.options.profile else environment + own
         default = setting.default(self.app) if callable(setting.default) else setting.default
-        return [option] + middle + general + [("default", "default", default, None)]
+        general = [place for place in general if place not in own]
+        return [option] + middle + general + [("default", default, None)]
 
-    def place(self, kind, keys):
-        origin = "%s in %s" % (".".join(keys), self.config.path)
-        return kind, origin, self.config.text_at(keys), keys
+    def place(self, keys):
+        return "%s in %s" % (".".join(keys), self.config.path), self.config.text_at(keys), keys
 
     def candidates(self, name):
-        """Yield a Value for each place that states the setting, the winner first."""
-        setting = SETTINGS[name]
-        for kind, origin, text, keys in self.places(setting):
+        """Yield (value, text, origin) for each place that states the setting, the winner first."""
+        read = SETTINGS[name].read
+        for origin, text, keys in self.places(SETTINGS[name]):
             if text is None:
                 continue
             try:
-                value = setting.read(text)
+                yield read(text), text, origin
             except ValueError as error:
                 if keys:
                     raise self.config.error(keys, "must be %s" % error)
                 raise not_accepted(origin, error, text)
-            yield Value(value, text, kind, origin)
 
     def find(self, name):
-        """Return the winning Value of a setting, or None."""
-        return next(self.candidates(name), None)
+        """Return the (value, text, origin) in effect; (None, None, None) where nothing is set."""
+        return next(self.candidates(name), (None, None, None))
 
     def get(self, name):
         """Return the effective value of a setting, or None."""
-        found = self.find(name)
-        return found.value if found else None
+        return self.find(name)[0]
 
 
 # == secrets: logins, where they are kept, and which token serves ============================
@@ -2103,11 +2082,11 @@ def keychain_error(problem, advice):
     return PodError("Cannot use the keyring: %s" % problem, advice, [NO_KEYRING])
 
 
-def call_keychain(app, argv, stdin=None, env=None):
-    """Run a keychain program within its time limit; raises PodError."""
-    patient = app.is_terminal(app.stderr)
+def call_keychain(app, argv, stdin=None):
+    """Return (exit code, stdout, stderr) of a keychain program; raises PodError."""
+    seconds = 60 if app.is_terminal(app.stderr) else 10
     try:
-        return app.run(argv, stdin, 60 if patient else 10, env, (2, KEYCHAIN_WAIT))
+        return app.run(argv, stdin, seconds, {"LC_ALL": "C.UTF-8"}, (2, KEYCHAIN_WAIT))
     except TimeoutError:
         raise keychain_error("it does not answer", "Unlock it, then try again")
     except OSError as error:
@@ -2115,20 +2094,20 @@ def call_keychain(app, argv, stdin=None, env=None):
 
 
 class SecretService:
-    """The Linux keyring, through libsecret's secret-tool."""
+    """An item of the Linux keyring, through libsecret's secret-tool."""
 
-    def __init__(self, app):
-        self.app = app
-        self.program = app.which("secret-tool")
+    def __init__(self, app, account):
+        self.app, self.account, self.program = app, account, app.which("secret-tool")
         if not self.program:
             advice = "Install it (Debian: libsecret-tools, Fedora: libsecret)"
             raise keychain_error("secret-tool is not installed", advice)
 
-    def call(self, words, account, stdin=None):
-        argv = [self.program] + words + ["--", "service", KEYCHAIN_SERVICE, "account", account]
-        return call_keychain(self.app, argv, stdin, {"LC_ALL": "C.UTF-8"})
+    def call(self, *words, stdin=None):
+        attributes = ["--", "service", KEYCHAIN_SERVICE, "account", self.account]
+        return call_keychain(self.app, [self.program, *words, *attributes], stdin)
 
-    def failure(self, stderr):
+    @staticmethod
+    def failure(stderr):
         text = stderr.decode("utf-8", "replace").strip()
         for mark, problem, advice in SECRET_TOOL_ERRORS:
             if mark in text:
@@ -2136,49 +2115,48 @@ class SecretService:
         first = text.splitlines()[0][:200] if text else "secret-tool failed"
         return keychain_error(first, "Check it with: secret-tool search service podstack")
 
-    def is_absent(self, account):
+    def is_absent(self):
         """Tell an absent item from a locked one (lookup says the same of both); never prompts."""
-        done = self.call(["search"], account)
-        if b"locked object" in done.err or (b"[/" in done.out and b"secret = " not in done.out):
+        code, out, err = self.call("search")
+        if b"locked object" in err or (b"[/" in out and b"secret = " not in out):
             raise self.failure(b"locked")
-        if done.code or (done.err.strip() and not done.out.strip()):
-            raise self.failure(done.err)
-        return not done.out.strip()
+        if code or (err.strip() and not out.strip()):
+            raise self.failure(err)
+        return not out.strip()
 
-    def read(self, account):
+    def require_absent(self, err):
+        """Raise unless there is no item, after a command that said `err`."""
+        if err.strip() or not self.is_absent():
+            raise self.failure(err.strip() or b"locked")
+
+    def read(self):
         """Return the payload, or None where there is none."""
-        if not self.app.is_terminal(self.app.stderr) and self.is_absent(account):
+        if not self.app.is_terminal(self.app.stderr) and self.is_absent():
             return None
-        done = self.call(["lookup"], account)
-        if done.code == 0:
-            return done.out.decode("utf-8", "replace")
-        if done.err.strip() or not self.is_absent(account):
-            raise self.failure(done.err.strip() or b"locked")
-        return None
+        code, out, err = self.call("lookup")
+        return self.require_absent(err) if code else out.decode("utf-8", "replace")
 
-    def write(self, account, payload):
+    def write(self, payload):
         """Store the payload; any word on stderr means that it was not stored whole."""
         if len(payload) > 8191:  # secret-tool cuts at 8192 bytes and exits 0
             raise self.failure(b"too long")
-        label = "--label=podstack (%s)" % account
-        done = self.call(["store", label], account, payload.encode("ascii"))
-        if done.code or done.err.strip():
-            raise self.failure(done.err)
+        label = "--label=podstack (%s)" % self.account
+        code, _, err = self.call("store", label, stdin=payload.encode("ascii"))
+        if code or err.strip():
+            raise self.failure(err)
 
-    def delete(self, account):
+    def delete(self):
         """Remove the item; no error where there is none."""
-        done = self.call(["clear"], account)
-        if done.err.strip() or not self.is_absent(account):
-            raise self.failure(done.err.strip() or b"locked")
+        self.require_absent(self.call("clear")[2])
 
 
 class MacKeychain:
-    """The macOS Keychain, through /usr/bin/security (SecurityTool/macOS/security.c)."""
+    """An item of the macOS Keychain, through security (SecurityTool/macOS/security.c)."""
 
     program = "/usr/bin/security"
 
-    def __init__(self, app):
-        self.app = app
+    def __init__(self, app, account):
+        self.app, self.account = app, account
         if not os.path.exists(self.program):
             raise keychain_error("%s is missing" % self.program, "Restore it")
 
@@ -2189,54 +2167,62 @@ class MacKeychain:
             raise keychain_error("a name has a control character", "Choose another profile name")
         return '"%s"' % text.replace("\\", "\\\\").replace('"', '\\"')
 
-    def failure(self, code):
+    @staticmethod
+    def failure(code):
         problem = SECURITY_ERRORS.get(code, "security ended with code %d" % code)
         return keychain_error(problem, "Unlock it: security unlock-keychain")
 
-    def call(self, command, account, *more):
-        """Return what a command on an item prints, or None where there is none."""
-        argv = [self.program, command, "-a", account, "-s", KEYCHAIN_SERVICE] + list(more)
-        done = call_keychain(self.app, argv)
-        if done.code not in (0, 44):
-            raise self.failure(done.code)
-        return None if done.code else done.out.decode("utf-8", "replace").rstrip("\n")
+    def call(self, command, *more):
+        """Return what a command on the item prints, or None where there is no item."""
+        argv = [self.program, command, "-a", self.account, "-s", KEYCHAIN_SERVICE, *more]
+        code, out, _ = call_keychain(self.app, argv)
+        if code not in (0, 44):
+            raise self.failure(code)
+        return None if code else out.decode("utf-8", "replace").rstrip("\n")
 
-    def read(self, account):
+    def read(self):
         """Return the payload, or None where there is none."""
-        return self.call("find-generic-password", account, "-w")
+        return self.call("find-generic-password", "-w")
 
-    def write(self, account, payload):
+    def write(self, payload):
         """Store the payload through `security -i`, so that no argument list ever holds it."""
-        words = (account, KEYCHAIN_SERVICE, "podstack (%s)" % account, payload)
+        words = (self.account, KEYCHAIN_SERVICE, "podstack (%s)" % self.account, payload)
         form = "add-generic-password -U -a %s -s %s -l %s -w %s\n"
         line = (form % tuple(map(self.quote, words))).encode("utf-8")
         if len(line) > 4095:  # it would run the rest as another command
             raise keychain_error("the login is too long for it", "Generate a shorter token")
-        done = call_keychain(self.app, [self.program, "-i"], line)
-        if done.code or done.err.strip():
-            raise self.failure(done.code or 1)
+        code, _, err = call_keychain(self.app, [self.program, "-i"], line)
+        if code or err.strip():
+            raise self.failure(code or 1)
 
-    def delete(self, account):
+    def delete(self):
         """Remove the item; no error where there is none."""
-        self.call("delete-generic-password", account)
+        self.call("delete-generic-password")
 
 
-def open_keychain(app):
-    """Return this system's keychain; raises PodError."""
+def open_keychain(settings, name):
+    """Return a profile's item in this system's keychain; raises PodError.
+
+    Another config file's never is the item of the person's own.
+    """
+    app, account, path = settings.app, name, os.path.realpath(settings.path)
     if app.is_windows:
         raise keychain_error("there is none for Windows yet", "Leave out --use-keyring")
-    return MacKeychain(app) if app.platform == "darwin" else SecretService(app)
+    own = os.path.join(app.home or "", ".podstack", "config.yaml")
+    if not app.home or path != os.path.realpath(own):
+        import hashlib
+
+        account += "@" + hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+    return MacKeychain(app, account) if app.platform == "darwin" else SecretService(app, account)
 
 
-def keychain_account(settings, name):
-    """Return the item's account: another config file never touches the person's own login."""
-    path = os.path.realpath(settings.path)
-    home = settings.app.home
-    if home and path == os.path.realpath(os.path.join(home, ".podstack", "config.yaml")):
-        return name
-    import hashlib
-
-    return "%s@%s" % (name, hashlib.sha256(os.fsencode(path)).hexdigest()[:12])
+def write_keychain(settings, name, payload):
+    """Store a payload and read it back; returns the keychain's item, raises PodError."""
+    item = open_keychain(settings, name)
+    item.write(settings.app.guard(payload))
+    if item.read() != payload:
+        raise keychain_error("it does not give back what it was given", "Check it")
+    return item
 
 
 def pack_payload(login):
@@ -2250,25 +2236,23 @@ def pack_payload(login):
 
 
 def unpack_payload(payload):
-    """Return {token, refresh_token} of a keychain item; raises PodError."""
+    """Return the fields that a keychain's item holds; raises PodError."""
     import base64
     import json
     import zlib
 
     try:
-        if not payload.startswith("ps1."):
-            raise ValueError("unknown form")
         packed = base64.b64decode(payload[4:].encode("ascii"), b"-_", validate=True)
         reader = zlib.decompressobj()
         kept = json.loads(reader.decompress(packed, MAX_CONFIG_BYTES).decode("utf-8"))
-        whole = reader.eof and not reader.unused_data
-        if not whole or not isinstance(kept, dict) or not is_token(kept.get("token")):
-            raise ValueError("no login")
-        refresh = kept.get("refresh_token")
-        return {"token": kept["token"], "refresh_token": refresh if is_token(refresh) else None}
-    except (ValueError, zlib.error, RecursionError):
+        secrets = {field: kept[field] for field in SECRET_FIELDS if is_token(kept.get(field))}
+        is_whole = reader.eof and not reader.unused_data and "token" in secrets
+    except (ValueError, AttributeError, zlib.error, RecursionError):
+        is_whole = False
+    if not is_whole or not payload.startswith("ps1."):
         advice = "Sign in again: podstack auth login"
         raise keychain_error("its item for this profile is not one of ours", advice)
+    return secrets
 
 
 class Login:
@@ -2287,31 +2271,17 @@ class Login:
 
 def load_login(settings, profile):
     """Return the Login that `profile` keeps, from the file or the keychain, or None."""
-    if not profile.holds_login:
-        return None
-    login = Login(**{field: profile.get(field) for field in Login.__slots__})
-    if login.token is None:
-        account = keychain_account(settings, profile.name)
-        payload = open_keychain(settings.app).read(account)
-        if payload is None:
-            return None
-        for field, value in unpack_payload(payload).items():
-            setattr(login, field, value)
-    elif not is_token(login.token):
+    fields = {field: profile.get(field) for field in Login.__slots__}
+    if profile.in_keychain:
+        payload = open_keychain(settings, profile.name).read()
+        fields.update(unpack_payload(payload) if payload is not None else {})
+    elif fields["token"] and not is_token(fields["token"]):
         raise profile.config.error(profile.key_of("token"), "is not one line of visible ASCII")
-    settings.app.guard(login.token)
-    settings.app.guard(login.refresh_token)
-    return login
-
-
-def write_keychain(settings, name, payload):
-    """Store a payload and read it back; raises PodError."""
-    keychain = open_keychain(settings.app)
-    account = keychain_account(settings, name)
-    settings.app.guard(payload)
-    keychain.write(account, payload)
-    if keychain.read(account) != payload:
-        raise keychain_error("it does not give back what it was given", "Check it")
+    if not fields["token"]:
+        return None
+    for field in SECRET_FIELDS:
+        settings.app.guard(fields[field])
+    return Login(**fields)
 
 
 def login_changes(settings, name, login, storage):
@@ -2329,7 +2299,7 @@ def login_changes(settings, name, login, storage):
 
 def save_login(settings, name, login, storage):
     """Keep `login` as the profile's; the other place is cleaned once the new one holds it."""
-    app, config = settings.app, settings.config
+    config = settings.config
     with config.lock:
         config.reload()
         was_in_keychain = config.profile(name).in_keychain
@@ -2338,16 +2308,16 @@ def save_login(settings, name, login, storage):
         config.edit(lambda _: login_changes(settings, name, login, storage))
         if was_in_keychain and storage == "file":
             try:
-                open_keychain(app).delete(keychain_account(settings, name))
+                open_keychain(settings, name).delete()
             except PodError as error:
-                app.warn("the keyring still holds the earlier login: %s" % error.message)
+                problem = "the keyring still holds the earlier login: %s"
+                settings.app.warn(problem % error.message)
 
 
 def prove_keychain(settings, name):
     """Raise unless the keychain can be written; it may ask for a password: not under the lock."""
     probe = "%s.probe%d" % (name, os.getpid())  # no profile's name, and no other process's
-    write_keychain(settings, probe, PROBE_PAYLOAD)
-    open_keychain(settings.app).delete(keychain_account(settings, probe))
+    write_keychain(settings, probe, PROBE_PAYLOAD).delete()
 
 
 def prove_storage(settings, name, storage):
@@ -2363,14 +2333,14 @@ def forget_login(settings, name):
     config = settings.config.require()
     if not config.profile(name).holds_login:
         return False
-    account = keychain_account(settings, name)
     if config.profile(name).in_keychain:
-        open_keychain(settings.app).read(account)  # it may ask for a password: not under the lock
+        open_keychain(settings, name).read()  # it may ask for a password: not under the lock
     with config.lock:
         config.reload()
-        if config.profile(name).in_keychain:
-            open_keychain(settings.app).delete(account)
-        config.edit(lambda _: [(config.profile(name).key_of(f), None) for f in LOGIN_FIELDS])
+        profile = config.profile(name)
+        if profile.in_keychain:
+            open_keychain(settings, name).delete()
+        config.edit(lambda _: [(profile.key_of(field), None) for field in LOGIN_FIELDS])
     return True
 
 
@@ -2407,14 +2377,14 @@ def token_endpoint(profile, fields=("endpoint", "api_endpoint")):
 
 def check_pin(settings, profile, kept_for):
     """Raise unless the profile's token, kept for one endpoint, is for the one in effect."""
-    effective = settings.find("endpoint")
-    if kept_for != effective.value:
-        words = (profile.name, kept_for, effective.value)
+    endpoint, _, origin = settings.find("endpoint")
+    if kept_for != endpoint:
+        words = (profile.name, kept_for, endpoint)
         option = "--profile %s " % profile.name if settings.options.profile else ""
         raise AuthError(
             "The token of profile '%s' is for %s, not for %s" % words,
             "Sign in there: podstack %sauth login" % option,
-            ["The address is from %s" % effective.origin],
+            ["The address is from %s" % origin],
         )
 
 
@@ -2423,10 +2393,9 @@ def environment_credential(settings):
     token = settings.app.env("PODSTACK_API_TOKEN")
     if token is None:
         return None
-    token = token.strip()
-    if not is_token(token):
+    if not is_token(token.strip()):
         raise AuthError("PODSTACK_API_TOKEN is not one line of visible ASCII", NEW_TOKEN)
-    return Credential(token, "environment", "Token from PODSTACK_API_TOKEN")
+    return Credential(token.strip(), "environment", "Token from PODSTACK_API_TOKEN")
 
 
 def command_words(app, profile):
@@ -2450,9 +2419,8 @@ def read_command_answer(text):
     """Return (token, expiry) of what a token_command printed: JSON, or the token alone."""
     import json
 
-    text = text.rstrip("\r\n")
     if not text.lstrip().startswith("{"):
-        return text, None
+        return text.rstrip("\r\n"), None
     try:
         answer = json.loads(text)
     except (ValueError, RecursionError):
@@ -2488,12 +2456,12 @@ def command_credential(settings, profile):
         "PODSTACK_TOKEN_COMMAND": "1",
     }
     try:
-        done = app.run(argv, env=environ, inherit=True)
+        code, out, _ = app.run(argv, env=environ, inherit=True)
     except (OSError, TimeoutError) as error:
         raise AuthError("%s failed: %s" % (named, getattr(error, "strerror", None) or error))
-    if done.code:
-        raise AuthError("%s failed with exit code %d" % (named, done.code))
-    token, expires = read_command_answer(done.out.decode("utf-8", "replace"))
+    if code:
+        raise AuthError("%s failed with exit code %d" % (named, code))
+    token, expires = read_command_answer(out.decode("utf-8", "replace"))
     app.guard(token)
     if not is_token(token):
         raise AuthError("%s did not print one token" % named)
@@ -2509,29 +2477,23 @@ def stored_credential(settings, profile):
     login = load_login(settings, profile)
     if login is None:
         return None
-    kept = "keyring" if profile.in_keychain else "file"
-    place = "keyring" if kept == "keyring" else profile.config.path
+    kind = "keyring" if profile.in_keychain else "file"
+    place = "keyring" if profile.in_keychain else profile.config.path
     origin = "Token from profile '%s' in %s" % (profile.name, place)
-    return Credential(login.token, kept, origin, profile, login)
-
-
-def profile_credential(settings):
-    """Return the Credential that the active profile gives, or None; raises AuthError."""
-    profile = settings.profile()
-    if profile.get("token_command"):
-        return command_credential(settings, profile)
-    return stored_credential(settings, profile)
+    return Credential(login.token, kind, origin, profile, login)
 
 
 def find_credential(settings):
     """Return the effective Credential; raises AuthError where there is none."""
-    sources = [environment_credential, profile_credential]
-    for source in reversed(sources) if settings.options.profile else sources:
-        found = source(settings)
-        if found:
-            return found
-    is_empty = "PODSTACK_API_TOKEN" in settings.app.environ
-    raise not_authenticated(["PODSTACK_API_TOKEN is set but empty"] if is_empty else ())
+    found = None if settings.options.profile else environment_credential(settings)
+    if not found:
+        profile = settings.profile()
+        read = command_credential if profile.get("token_command") else stored_credential
+        found = read(settings, profile) or environment_credential(settings)
+    if not found:
+        is_empty = "PODSTACK_API_TOKEN" in settings.app.environ
+        raise not_authenticated(["PODSTACK_API_TOKEN is set but empty"] if is_empty else ())
+    return found
 
 
 # == http: one request, one answer ===========================================================
@@ -5120,9 +5082,9 @@ def check_config(cx, findings):
 def check_value(cx, name, findings):
     found = list(cx.settings.candidates(name))
     if found:
-        shadowed = [value.origin for value in found[1:] if value.kind != "default"]
+        shadowed = [origin for _, _, origin in found[1:] if origin != "default"]
         more = ", shadows %s" % ", ".join(shadowed) if shadowed else ""
-        findings.ok(name, "%s (%s)%s" % (found[0].text, found[0].origin, more))
+        findings.ok(name, "%s (%s)%s" % (found[0][1:] + (more,)))
 
 
 def check_values(cx, findings):
@@ -5137,7 +5099,7 @@ def check_keychain(cx, findings):
     profile = cx.settings.profile()
     if profile.in_keychain or cx.settings.get("storage") == "keyring":
         started = time.monotonic()
-        open_keychain(cx.app).read(keychain_account(cx.settings, profile.name))
+        open_keychain(cx.settings, profile.name).read()
         findings.ok("keyring", milliseconds_since(started))
 
 
@@ -5310,8 +5272,7 @@ def config_show(cx, args):
 def config_get(cx, args):
     key, active = Key(args.key, READABLE), cx.settings.profile().name
     if key.setting and not key.profile:
-        found = cx.settings.find(key.setting.name)
-        value, text = (found.value, found.text) if found else (None, None)
+        value, text, _ = cx.settings.find(key.setting.name)
     else:
         config = cx.config.require()
         value = text = config.text_at(key.path(config, active))
@@ -6141,9 +6102,9 @@ def update(cx, args):
     bundle = cx.settings.get("ca_bundle")
     if bundle:
         environ.update(CURL_CA_BUNDLE=bundle, SSL_CERT_FILE=bundle)
-    done = cx.app.run(argv, script.encode("utf-8"), timeout=600, env=environ, inherit=True)
-    if done.code:
-        raise PodError("The installer failed (exit %d); this podstack stays as it is" % done.code)
+    code, _, _ = cx.app.run(argv, script.encode("utf-8"), timeout=600, env=environ, inherit=True)
+    if code:
+        raise PodError("The installer failed (exit %d); this podstack stays as it is" % code)
 
 
 # == door: the command line in, an exit code out =============================================

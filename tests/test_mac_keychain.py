@@ -83,9 +83,10 @@ def cli(cli, api, mac):
 
 @pytest.fixture
 def keychain(mac):
-    """podstack's side alone."""
+    """podstack's side alone: the item of an account."""
     stream = Stream()
-    return podstack.MacKeychain(podstack.App(stream, stream, stream, dict(os.environ)))
+    app = podstack.App(stream, stream, stream, dict(os.environ))
+    return lambda account: podstack.MacKeychain(app, account)
 
 
 def login(cli, *options, token=USER, **more):
@@ -222,32 +223,32 @@ def test_each_profile_and_config_file_has_an_item_of_its_own(api, cli, config, m
 )
 def test_every_name_arrives_as_it_is(keychain, mac, account):
     for payload in ("ps1.abc", "ps1.def"):
-        keychain.write(account, payload)
-        assert keychain.read(account) == payload
+        keychain(account).write(payload)
+        assert keychain(account).read() == payload
     assert [item["a"].encode("latin-1").decode() for item in mac.state["items"]] == [account]
-    keychain.delete(account)
-    assert keychain.read(account) is None
+    keychain(account).delete()
+    assert keychain(account).read() is None
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\0b", "a\tb", "\x7f", "a\r"])
 def test_a_control_character_never_reaches_the_line(keychain, mac, name):
     for account, payload in ((name, "ps1.x"), ("x", "ps1." + name)):
         with pytest.raises(podstack.PodError):
-            keychain.write(account, payload)
+            keychain(account).write(payload)
     assert mac.seen.read_bytes() == b"" and mac.items == {}
 
 
 @pytest.mark.parametrize("size", [4000, 4094, 4095])
 def test_a_line_that_fits_is_stored_whole(keychain, mac, size):
     payload = "x" * (size - len(line_of("p", "")))
-    keychain.write("p", payload)
-    assert keychain.read("p") == payload
+    keychain("p").write(payload)
+    assert keychain("p").read() == payload
 
 
 @pytest.mark.parametrize("size", [4096, 4097, 4200, 9000, 100000])
 def test_a_line_that_does_not_fit_is_never_sent(keychain, mac, size):
     with pytest.raises(podstack.PodError) as caught:
-        keychain.write("p", "x" * (size - len(line_of("p", ""))))
+        keychain("p").write("x" * (size - len(line_of("p", ""))))
     assert caught.value.message == "Cannot use the keyring: the login is too long for it"
     assert mac.seen.read_bytes() == b"" and mac.items == {}
 
@@ -375,7 +376,8 @@ def test_without_the_program_there_is_no_keychain(api, cli, config, monkeypatch)
 
 def test_windows_has_no_keychain_yet(api, config, monkeypatch):
     stream = Stream()
-    app = podstack.App(stream, stream, stream, dict(os.environ), platform="win32")
+    world = {"home": os.environ["HOME"], "platform": "win32"}
+    app = podstack.App(stream, stream, stream, dict(os.environ), **world)
     with pytest.raises(podstack.PodError) as caught:
-        podstack.open_keychain(app)
+        podstack.open_keychain(podstack.Settings(app, None), "default")
     assert caught.value.message == "Cannot use the keyring: there is none for Windows yet"
