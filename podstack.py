@@ -2607,8 +2607,8 @@ class Link(io.RawIOBase):
     bends the rules, ends in TransportFailure.
     """
 
-    def __init__(self, sock, deadline):
-        self.sock, self.deadline, self.silence = sock, deadline, None
+    def __init__(self, sock, deadline, silence=None):
+        self.sock, self.deadline, self.silence = sock, deadline, silence
         self.allowance, self.keeps_open = MAX_ANSWER_BYTES, True
         self.reader = io.BufferedReader(self, MAX_LINE_BYTES)
 
@@ -3174,7 +3174,17 @@ def check_service(answer):
 # (RFC 8252, 7636), device login (RFC 8628), refresh with rotation, revocation (RFC 7009). It must
 # never guess an address, end a wait on a wrong answer, or spend a refresh token twice.
 
-PAGE = """<!DOCTYPE html>
+PAGE = """\
+HTTP/1.1 %(status)s %(title)s
+Content-Type: text/html; charset=utf-8
+Content-Security-Policy: default-src 'none'; style-src 'nonce-%(nonce)s'; \
+script-src 'nonce-%(nonce)s'; base-uri 'none'; frame-ancestors 'none'
+Referrer-Policy: no-referrer
+Cache-Control: no-store
+X-Content-Type-Options: nosniff
+Connection: close
+
+<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>%(title)s - podstack</title>
 <meta name="viewport" content="width=device-width"><style nonce="%(nonce)s">
 :root { color-scheme: light dark }
@@ -3186,15 +3196,6 @@ h1 { font-size: 1.4rem }
 <body><svg viewBox="0 0 24 24" aria-hidden="true">
 <circle cx="12" cy="12" r="12" stroke="none" fill="%(color)s"/><path d="%(sign)s"/></svg>
 <h1>%(title)s</h1><p>%(text)s</p></body></html>
-"""
-PAGE_HEADERS = """\
-Content-Type: text/html; charset=utf-8
-Content-Security-Policy: default-src 'none'; style-src 'nonce-%s'; script-src 'nonce-%s'; \
-base-uri 'none'; frame-ancestors 'none'
-Referrer-Policy: no-referrer
-Cache-Control: no-store
-X-Content-Type-Options: nosniff
-Connection: close
 """
 # A page's colour and sign: a tick, a cross.
 GOOD = {"color": "#2e7d5b", "sign": "M7 12.5l3.5 3.5 6.5-8"}
@@ -3357,24 +3358,17 @@ def login_from_grant(app, grant, server, endpoint, earlier=None):
 # -- the way in
 
 
-class Surroundings:
-    """What decides how to sign in: is there a terminal, a remote shell, a container, a desktop."""
-
-    terminal = browser_variable = ssh = container = graphical = False
-
-    def __init__(self, **facts):
-        vars(self).update(facts)
-
-    @classmethod
-    def of(cls, app, exists=os.path.exists):
-        named = app.env("container") or app.env("KUBERNETES_SERVICE_HOST")
-        return cls(
-            terminal=app.is_interactive,
-            browser_variable=bool(app.env("BROWSER")),
-            ssh=bool(app.env("SSH_CONNECTION") or app.env("SSH_TTY")),
-            container=bool(named) or exists("/.dockerenv") or exists("/run/.containerenv"),
-            graphical=app.browser_command() is not None,
-        )
+def surroundings(app, exists=os.path.exists):
+    """Return the names of what is so here and decides how to sign in."""
+    named = app.env("container") or app.env("KUBERNETES_SERVICE_HOST")
+    facts = {
+        "terminal": app.is_interactive,
+        "browser_variable": app.env("BROWSER"),
+        "ssh": app.env("SSH_CONNECTION") or app.env("SSH_TTY"),
+        "container": named or exists("/.dockerenv") or exists("/run/.containerenv"),
+        "graphical": app.browser_command(),
+    }
+    return {name for name, fact in facts.items() if fact}
 
 
 def choose_way(options, server, place):
@@ -3387,7 +3381,7 @@ def choose_way(options, server, place):
     hint = "Use: podstack auth login --token - (or set PODSTACK_API_TOKEN)"
     no_terminal = UsageError("There is no terminal to sign in from", hint)
     if server is None:
-        if place.terminal:
+        if "terminal" in place:
             return "prompt"
         raise no_terminal
     has_device = "device_authorization" in server.endpoints
@@ -3397,13 +3391,13 @@ def choose_way(options, server, place):
         raise PodError("This server has no device login", "Use: podstack auth login --no-browser")
     if options.no_browser:
         return "url"
-    if options.browser or place.browser_variable:
+    if options.browser or "browser_variable" in place:
         return "browser"
-    if not place.terminal:
+    if "terminal" not in place:
         raise no_terminal
-    if place.ssh or place.container or not place.graphical:
-        return "device" if has_device else "url"
-    return "browser"
+    if "graphical" in place and place.isdisjoint(("ssh", "container")):
+        return "browser"
+    return "device" if has_device else "url"
 
 
 # -- the loopback receiver
@@ -3434,67 +3428,18 @@ def read_callback(query, state, server):
     return form["code"]
 
 
-def callback_handler(receiver):
-    """Return the class that answers one connection to a Receiver's server."""
+def callback_page(status, title, text, kind=BAD):
+    """Return the bytes that answer a browser."""
     import html
-    import http.server
-    import socket
     from secrets import token_urlsafe
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        timeout = 5
-        default_request_version = "HTTP/1.0"  # an answer to HTTP/0.9 has no status
-
-        def log_message(self, *_):
-            pass
-
-        def do_GET(self):
-            path, _, query = self.path.partition("?")
-            if self.headers.get_all("Host") != ["127.0.0.1:%d" % receiver.port]:
-                return self.refuse(400, "This address is not the sign-in's.")
-            if path != "/callback":
-                return self.refuse(404, "There is nothing at this address.")
-            try:
-                receiver.deliver(query)
-            except ValueError as error:
-                return self.refuse(400, "Because %s." % error)
-            receiver.ended.wait()
-            try:
-                self.show(200, *receiver.outcome)
-            finally:
-                receiver.shown.set()
-
-        def send_error(self, code, message=None, explain=None):
-            # 501 is a method without a handler here. The words given repeat the request.
-            self.refuse({501: 405, 505: 400}.get(code, code), "This is not what a browser sends.")
-
-        def refuse(self, status, text):
-            self.show(status, "This answer was not taken", text)
-
-        def show(self, status, title, text, kind=BAD):
-            nonce = token_urlsafe(16)
-            fields = dict(kind, title=title, text=text, nonce=nonce)
-            page = PAGE % {name: html.escape(value) for name, value in fields.items()}
-            self.close_connection = True
-            self.send_response_only(status)
-            for line in (PAGE_HEADERS % (nonce, nonce)).splitlines():
-                self.send_header(*line.split(": ", 1))
-            self.end_headers()
-            self.wfile.write(b"" if self.command == "HEAD" else page.encode("utf-8", "replace"))
-
-        def finish(self):
-            """Read on for a while: closing with bytes unread would reset what was answered."""
-            self.connection.shutdown(socket.SHUT_WR)
-            for _ in range(64):
-                if not self.rfile.read1(65536):
-                    break
-            super().finish()
-
-    return Handler
+    fields = dict(kind, status=str(status), title=title, text=text, nonce=token_urlsafe(16))
+    page = PAGE % {name: html.escape(value) for name, value in fields.items()}
+    return page.replace("\n", "\r\n").encode("utf-8", "replace")
 
 
-def callback_server(receiver, port):
-    """Return the TCP server for a Receiver, bound to 127.0.0.1 alone (RFC 8252 §8.3)."""
+def callback_server(port, serve):
+    """Return the TCP server, bound to 127.0.0.1 alone (RFC 8252 §8.3), that calls `serve(sock)`."""
     import socketserver
 
     # TCPServer: HTTPServer.server_bind does a reverse look-up, half a minute on some Macs.
@@ -3503,11 +3448,11 @@ def callback_server(receiver, port):
         request_queue_size = 128
         allow_reuse_address = os.name != "nt"  # there it would let others in; else TIME_WAIT bars
 
-        def handle_error(self, request, client_address):
+        def handle_error(self, *_):
             pass
 
     try:
-        return Server(("127.0.0.1", port), callback_handler(receiver))
+        return Server(("127.0.0.1", port), lambda sock, *_: serve(sock))
     except OSError as error:
         hint = "Choose another with --callback-port, or leave it out"
         raise PodError("Cannot listen on port %d: %s" % (port, error.strerror), hint)
@@ -3526,9 +3471,9 @@ class Receiver:
         self.check, self.once = check, threading.Lock()
         self.answered, self.ended, self.shown = [threading.Event() for _ in range(3)]
         self.outcome = ("You are not signed in", "The sign-in was interrupted.")
-        self.server = callback_server(self, port)
-        self.port = self.server.server_address[1]
-        self.redirect_uri = "http://127.0.0.1:%d/callback" % self.port
+        self.server = callback_server(port, self.serve)
+        self.host = "127.0.0.1:%d" % self.server.server_address[1]
+        self.redirect_uri = "http://%s/callback" % self.host
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def __enter__(self):
@@ -3540,6 +3485,42 @@ class Receiver:
             self.shown.wait(5)
         self.server.shutdown()
         self.server.server_close()
+
+    def serve(self, sock):
+        """Answer one connection."""
+        import socket
+
+        link = Link(sock, None, silence=5)
+        try:
+            status, *page = self.judge(link.read_line().split(" "), link.read_headers())
+        except TransportFailure:
+            status, *page = self.judge([], {})
+        link.send(callback_page(status, *page))
+        if status == 200:
+            self.shown.set()
+        sock.shutdown(socket.SHUT_WR)
+        for _ in range(64):  # closing with bytes unread would reset what was answered
+            if not link.reader.read1(MAX_LINE_BYTES):
+                break
+
+    def judge(self, words, headers):
+        """Return (status, title, text) for a request; the right one waits for the outcome."""
+        untaken = "This answer was not taken"
+        if len(words) != 3 or not words[2].startswith("HTTP/1."):
+            return 400, untaken, "This is not what a browser sends."
+        if words[0] != "GET":
+            return 405, untaken, "This is not what a browser sends."
+        path, _, query = words[1].partition("?")
+        if headers.get("host") != self.host:
+            return 400, untaken, "This address is not the sign-in's."
+        if path != "/callback":
+            return 404, untaken, "There is nothing at this address."
+        try:
+            self.deliver(query)
+        except ValueError as error:
+            return 400, untaken, "Because %s." % error
+        self.ended.wait()
+        return (200,) + self.outcome
 
     def deliver(self, query):
         """Take the one valid answer; raises ValueError for any other."""
@@ -3619,11 +3600,12 @@ def show_address(app, address, receiver, launch):
     launched = launch and app.browse(address)
     if launch and not launched:
         app.say("No browser could be started here.")
-    if not launched and Surroundings.of(app).ssh:
+    if not launched and "ssh" in surroundings(app):
         parts = (app.env("SSH_CONNECTION") or "").split()
         host = parts[2] if len(parts) == 4 else "SERVER"
         user = app.env("USER") or app.env("LOGNAME") or "USER"
-        tunnel = "  ssh -L %d:127.0.0.1:%d %s@%s" % (receiver.port, receiver.port, user, host)
+        port = receiver.host.partition(":")[2]
+        tunnel = "  ssh -L %s:%s %s@%s" % (port, receiver.host, user, host)
         app.say("Your browser is elsewhere? Run there first:", "", tunnel, "")
     if app.is_terminal(app.stdin):
         app.say("If the browser ends at a page that does not load, paste its address here.")
@@ -4773,7 +4755,7 @@ def auth_login(cx, args):
     endpoint = settings.get("endpoint")
     client_id = settings.get("client_id")
     server = discover(cx.http, endpoint, client_id) if args.token is None else None
-    way = choose_way(args, server, Surroundings.of(app))
+    way = choose_way(args, server, surroundings(app))
     if way == "prompt":
         app.complain("This server has no browser login.")
         app.complain("Make an API token in the dashboard: %s" % DASHBOARD_TOKENS)

@@ -32,7 +32,8 @@ def options(**given):
 
 def way(given=None, to=server, **facts):
     """The way in, or the error's message, for these options in these surroundings."""
-    place = podstack.Surroundings(**dict({"terminal": True, "graphical": True}, **facts))
+    facts = dict({"terminal": True, "graphical": True}, **facts)
+    place = {name for name, fact in facts.items() if fact}
     try:
         return podstack.choose_way(options(**(given or {})), to and to(), place)
     except podstack.PodError as error:
@@ -65,7 +66,7 @@ def test_device_comes_before_every_browser(facts, more):
 
 def test_device_where_the_server_has_none_is_an_error_that_names_the_other_way():
     with pytest.raises(podstack.PodError) as caught:
-        podstack.choose_way(options(device=True), server(device=False), podstack.Surroundings())
+        podstack.choose_way(options(device=True), server(device=False), set())
     assert caught.value.code == 1
     assert caught.value.message == "This server has no device login"
     assert caught.value.hint == "Use: podstack auth login --no-browser"
@@ -176,7 +177,7 @@ MACHINES = [
 )
 def test_each_machine_gets_its_way(machine, platform, env, programs, expected):
     app = machine(platform, env, programs)
-    place = podstack.Surroundings.of(app, exists=lambda path: False)
+    place = podstack.surroundings(app, exists=lambda path: False)
     assert podstack.choose_way(options(), server(), place) == expected
     elsewhere = "url" if expected == "device" else expected
     assert podstack.choose_way(options(), server(device=False), place) == elsewhere
@@ -185,13 +186,13 @@ def test_each_machine_gets_its_way(machine, platform, env, programs, expected):
 @pytest.mark.parametrize("mark", ["/.dockerenv", "/run/.containerenv"])
 def test_a_container_is_known_by_its_mark(machine, mark):
     app = machine(env=X11, programs=["firefox"])
-    place = podstack.Surroundings.of(app, exists=lambda path: path == mark)
+    place = podstack.surroundings(app, exists=lambda path: path == mark)
     assert podstack.choose_way(options(), server(), place) == "device"
 
 
 @pytest.mark.parametrize("env", [{"CI": "true"}, {"CI": "true", "DISPLAY": ":99"}, {}, SSH])
 def test_in_ci_and_cron_there_is_no_terminal(machine, env):
-    place = podstack.Surroundings.of(machine(env=env, programs=["firefox"], terminal=False))
+    place = podstack.surroundings(machine(env=env, programs=["firefox"], terminal=False))
     with pytest.raises(podstack.UsageError) as caught:
         podstack.choose_way(options(), server(), place)
     assert caught.value.message == NO_TERMINAL
