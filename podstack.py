@@ -2503,7 +2503,6 @@ def find_credential(settings):
 
 RETRIES = 3
 REPEATABLE = ("GET", "DELETE")
-REDIRECTS = (301, 302, 303, 307, 308)
 CONNECT_SECONDS = 3
 MAX_LINE_BYTES = 1 << 16
 MAX_HEADERS = 100
@@ -2516,14 +2515,12 @@ CA_BUNDLES = (
 CA_HINT = "If your network has its own certificate authority, set PODSTACK_CA_BUNDLE to its file"
 PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 CUT_OFF = "its answer was cut off"
-SELF_SIGNED = "its certificate is self-signed"
 UNKNOWN_AUTHORITY = "its certificate comes from an authority that is not trusted here"
-UNVERIFIED = "its certificate cannot be verified"  # 3.6 tells no more
 TLS_PROBLEMS = {  # by OpenSSL's verify code (x509_vfy.h), else by the name of its reason
     2: UNKNOWN_AUTHORITY,
     9: "its certificate is not valid yet (check this machine's clock)",
     10: "its certificate has expired",
-    18: SELF_SIGNED,
+    18: "its certificate is self-signed",
     19: UNKNOWN_AUTHORITY,
     20: UNKNOWN_AUTHORITY,
     21: UNKNOWN_AUTHORITY,
@@ -2531,7 +2528,7 @@ TLS_PROBLEMS = {  # by OpenSSL's verify code (x509_vfy.h), else by the name of i
     64: "its certificate is for another address",
     66: "its certificate's key is too weak",
     68: "its certificate's signature is too weak",
-    "CERTIFICATE_VERIFY_FAILED": UNVERIFIED,
+    "CERTIFICATE_VERIFY_FAILED": "its certificate cannot be verified",  # 3.6 tells no more
     "WRONG_VERSION_NUMBER": "it does not speak TLS on this port",
     "UNSUPPORTED_PROTOCOL": "it has no safe TLS version (1.2 or newer)",
     "TLSV1_ALERT_PROTOCOL_VERSION": "it has no safe TLS version (1.2 or newer)",
@@ -2600,11 +2597,10 @@ def require(sound):
 
 
 class Link(io.RawIOBase):
-    """A connection, and the answers read from it (RFC 9112).
+    """A connection, and the messages read from it (RFC 9112); one that bends the rules ends it.
 
     Its reads and writes all end by `deadline`, however slowly bytes drip in; where `silence` is
-    set, that limits each single wait instead. An answer that is longer than `allowance`, or that
-    bends the rules, ends in TransportFailure.
+    set, that limits each single wait instead.
     """
 
     def __init__(self, sock, deadline, silence=None):
@@ -2732,11 +2728,11 @@ def redirect_goal(method, url, answer, redirects):
 
     target = answer.headers.get("location", "")
     try:
-        goal = parse_url(urljoin(str(url), target)) if is_token(target) else None
+        goal = parse_url(urljoin(str(url), target) if is_token(target) else "")
+        if method == "GET" and redirects > 0 and goal.origin == url.origin:
+            return goal
     except ValueError:
-        goal = None
-    if method == "GET" and redirects > 0 and goal and goal.origin == url.origin:
-        return goal
+        pass
     reason = "it redirects to %s, which is not followed" % (target or "nowhere")
     raise Unreachable("Cannot reach %s: %s" % (url.host, reason))
 
@@ -2783,19 +2779,18 @@ def resolve(host, port, deadline):
     import socket
     import threading
 
+    if host == "localhost":  # it is never asked of a name server (RFC 6761 §6.3)
+        return [b"127.0.0.1", b"::1"]
     found, failed = [], []
 
-    def look_up(names):
+    def look_up():
         try:
-            for name in names:
-                for entry in socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM):
-                    found.append(entry[4][0].encode("ascii"))
+            for entry in socket.getaddrinfo(host.encode("ascii"), port, 0, socket.SOCK_STREAM):
+                found.append(entry[4][0].encode("ascii"))
         except OSError as error:
             failed.append(error)
 
-    # localhost is never asked of a name server (RFC 6761 §6.3).
-    names = ("127.0.0.1", "::1") if host == "localhost" else (host.encode("ascii"),)
-    worker = threading.Thread(target=look_up, args=(names,), daemon=True)
+    worker = threading.Thread(target=look_up, daemon=True)
     worker.start()
     worker.join(seconds_left(deadline))
     if not found:
@@ -2803,22 +2798,40 @@ def resolve(host, port, deadline):
     return found
 
 
+def dial(host, port, deadline):
+    """Return a TCP connection to the first address of `host` that answers; raises OSError."""
+    import socket
+
+    failure, addresses = None, resolve(host, port, deadline)
+    for place, address in enumerate(addresses, 1):
+        left = seconds_left(deadline)
+        # A dead address must leave time for the next one (IPv6 that leads nowhere).
+        wait = left if place == len(addresses) else min(left, CONNECT_SECONDS)
+        try:
+            sock = socket.create_connection((address, port), wait)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            return sock
+        except OSError as error:
+            failure = failure or error
+    raise failure
+
+
 def skips_proxy(entry, url):
-    """Tell whether an entry of NO_PROXY is a host, a domain above it, its network, or *."""
-    name, port = entry, ""
-    if entry.count(":") == 1 or "]:" in entry:
-        name, _, port = entry.rpartition(":")
-    name = name.strip("[]").lstrip("*.")
-    if port and port != str(url.port):
-        return False
-    if entry == "*" or (name and ("." + url.host).endswith("." + name)):
-        return True
-    import ipaddress
+    """Tell whether an entry of NO_PROXY is `*`, or a host or a domain above it, maybe with port."""
+    hosts = (url.host, "%s:%d" % (url.host, url.port))
+    name = entry.lstrip("*.[").replace("]", "")
+    return entry == "*" or any(name and ("." + host).endswith("." + name) for host in hosts)
+
+
+def http_time(text):
+    """Return the Unix seconds of an HTTP date (RFC 9110 §5.6.7), or None where it is none."""
+    from email.utils import parsedate_to_datetime
 
     try:
-        return ipaddress.ip_address(url.host) in ipaddress.ip_network(name, strict=False)
-    except ValueError:
-        return False
+        return parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
 
 
 def retry_after(answer, now):
@@ -2827,16 +2840,10 @@ def retry_after(answer, now):
     reset = answer.headers.get("x-ratelimit-reset", "")
     if is_digits(text):
         return int(text[:9])
-    if text:
-        from email.utils import parsedate_to_datetime
-
-        try:
-            return max(0, parsedate_to_datetime(text).timestamp() - now)
-        except (TypeError, ValueError, IndexError, OverflowError):
-            return None
-    if answer.status == 429 and is_digits(reset):
-        return max(0, int(reset[:12]) - now)
-    return None
+    until = http_time(text) if text else None
+    if not text and answer.status == 429 and is_digits(reset):
+        until = int(reset[:12])
+    return None if until is None else max(0, until - now)
 
 
 def has_hashed_certificates(directory):
@@ -2851,27 +2858,18 @@ def load_bundle(context, path):
     import ssl
 
     path = os.path.expanduser(path)
-    problem = "CA bundle %s: " % path
-    if os.path.isdir(path):
-        if not has_hashed_certificates(path):
-            hint = "Run: openssl rehash %s" % path
-            raise TransportFailure(problem + "it has no hashed certificates", True, hint)
-        return context.load_verify_locations(capath=path)
+    problem, hint = "it has no hashed certificates", "Run: openssl rehash %s" % path
     try:
-        context.load_verify_locations(cafile=path)
+        if not os.path.isdir(path):
+            return context.load_verify_locations(cafile=path)
+        if has_hashed_certificates(path):
+            return context.load_verify_locations(capath=path)
     except ssl.SSLError:
+        problem = "it holds no certificates"
         hint = "It must be in PEM form (-----BEGIN CERTIFICATE-----)"
-        raise TransportFailure(problem + "it holds no certificates", True, hint)
     except OSError as error:
-        raise TransportFailure(problem + error.strerror.lower(), True)
-
-
-def load_system_certificates(context):
-    context.load_default_certs()
-    if not context.cert_store_stats()["x509_ca"]:
-        for path in CA_BUNDLES:
-            if os.path.isfile(path):
-                return context.load_verify_locations(cafile=path)
+        problem, hint = error.strerror.lower(), None
+    raise TransportFailure("CA bundle %s: %s" % (path, problem), True, hint)
 
 
 def tls_context(bundle):
@@ -2888,19 +2886,30 @@ def tls_context(bundle):
             context.set_ciphers("DEFAULT:@SECLEVEL=2")
         except ssl.SSLError:
             context.set_ciphers("HIGH:!aNULL:!eNULL:!MD5:!3DES")  # LibreSSL has no levels
+    if not bundle:
+        context.load_default_certs()
+        if not context.cert_store_stats()["x509_ca"]:
+            bundle = next((path for path in CA_BUNDLES if os.path.isfile(path)), None)
     if bundle:
         load_bundle(context, bundle)
-    else:
-        load_system_certificates(context)
     return context
 
 
-def tls_failure(error):
-    """Return the TransportFailure for a TLS error, in plain words."""
+def failure_of(error, seconds):
+    """Return the TransportFailure, in plain words, for what failed below."""
+    import socket
     import ssl
 
+    if isinstance(error, TransportFailure):
+        return error
+    if isinstance(error, (TimeoutError, socket.timeout)):
+        return TransportFailure("no answer within %g s" % seconds)
+    if isinstance(error, socket.gaierror):
+        return TransportFailure("its name cannot be resolved", error.errno != socket.EAI_AGAIN)
     if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         return TransportFailure("it closed the connection during the TLS handshake")
+    if not isinstance(error, (ssl.SSLError, ssl.CertificateError)):
+        return TransportFailure(str(error.strerror or error).lower())
     name = getattr(error, "reason", None) or ""
     code = getattr(error, "verify_code", name)
     if not isinstance(error, ssl.SSLError):  # match_hostname of 3.6
@@ -2934,30 +2943,24 @@ class Http:
         yield tls_context(self.ca_bundle)
 
     def connect(self, url, deadline):
-        """Return a connected (and for https verified) socket; raises OSError.
-
-        Before the second try of a server that is not known nothing was sent but the handshake.
-        """
+        """Return a connected (and for https verified) socket; raises OSError."""
         if url.scheme == "http":
-            return self.dial(url.host, url.port, deadline)
+            return dial(url.host, url.port, deadline)
         import ssl
 
         proxy = self.proxy_for(url)
         # As bytes the name skips the idna codec; 3.6 compares it as text.
         name = url.host if sys.version_info < (3, 7) else url.host.encode("ascii")
-        for context in self.tls_contexts():
-            if proxy:
-                sock = self.tunnel(proxy, url, deadline)
-            else:
-                sock = self.dial(url.host, url.port, deadline)
+        for context in self.tls_contexts():  # before the second nothing was sent but a handshake
+            sock = self.tunnel(proxy, url, deadline)
             sock.settimeout(seconds_left(deadline))
             try:
                 secured = context.wrap_socket(sock, server_hostname=name)
                 self.context = context
                 return secured
             except (OSError, ssl.CertificateError) as error:
-                failure = self.failure_of(error)
-                if failure.reason not in (SELF_SIGNED, UNKNOWN_AUTHORITY, UNVERIFIED):
+                failure = failure_of(error, self.timeout)
+                if failure.hint != CA_HINT:
                     break
         raise failure
 
@@ -2971,13 +2974,10 @@ class Http:
             return None
         text = self.app.env(variable).strip()
         scheme, _, rest = (text if "://" in text else "http://" + text).partition("://")
-        if scheme.lower() != "http":
-            # In a text of another shape a password may stand before "://".
-            kind = "%s:// " % scheme.lower() if scheme.isalnum() else ""
-            reason = "%s names a %sproxy, and only http:// ones are supported" % (variable, kind)
-            raise TransportFailure(reason, final=True)
         user, _, authority = rest.rpartition("@")
         try:
+            if scheme.lower() != "http":
+                raise ValueError("only http:// ones are supported")
             host, port = split_authority(authority.partition("/")[0], 80)
         except ValueError as error:
             reason = "%s is not the address of a proxy: %s" % (variable, error)
@@ -2993,7 +2993,9 @@ class Http:
         return "Basic " + self.app.guard(pair)
 
     def tunnel(self, proxy, url, deadline):
-        """Return a connection through the proxy's tunnel to a host (RFC 9110 §9.3.6)."""
+        """Return a connection to a host, through the proxy's tunnel if any (RFC 9110 §9.3.6)."""
+        if proxy is None:
+            return dial(url.host, url.port, deadline)
         target = "%s:%d" % ("[%s]" % url.host if ":" in url.host else url.host, url.port)
         head = "CONNECT %s HTTP/1.1\r\nHost: %s\r\n" % (target, target)
         self.app.debug("> CONNECT %s through %s" % (target, proxy))
@@ -3001,7 +3003,7 @@ class Http:
             self.app.debug("> Proxy-Authorization: Basic ****")
             head += "Proxy-Authorization: %s\r\n" % proxy.authorization
         try:
-            link = Link(self.dial(proxy.host, proxy.port, deadline), deadline)
+            link = Link(dial(proxy.host, proxy.port, deadline), deadline)
             link.send((head + "\r\n").encode("ascii"))
             status, reason, _ = link.read_head()
             if not 200 <= status < 300:
@@ -3009,28 +3011,10 @@ class Http:
                 raise TransportFailure(refusal, final=status < 500)
             return link.sock
         except OSError as error:
-            failure = self.failure_of(error)
+            failure = failure_of(error, self.timeout)
             failure.reason = "%s: %s" % (proxy, failure.reason)
             failure.hint = "The proxy is from %s; NO_PROXY names what goes without" % proxy.variable
             raise failure
-
-    def dial(self, host, port, deadline):
-        """Return a TCP connection to the first address of `host` that answers; raises OSError."""
-        import socket
-
-        failure, addresses = None, resolve(host, port, deadline)
-        for place, address in enumerate(addresses, 1):
-            left = seconds_left(deadline)
-            # A dead address must leave time for the next one (IPv6 that leads nowhere).
-            wait = left if place == len(addresses) else min(left, CONNECT_SECONDS)
-            try:
-                sock = socket.create_connection((address, port), wait)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                return sock
-            except OSError as error:
-                failure = failure or error
-        raise failure
 
     # -- the request
 
@@ -3049,29 +3033,26 @@ class Http:
                 answer = self.attempt(method, url, dict(headers), body, deadline, silence)
                 busy = answer.status in (502, 503, 504) and method in REPEATABLE
                 repeatable = busy or answer.status == 429
-            except TransportFailure as error:
-                failure = error
-                repeatable = not error.final and (method in REPEATABLE or not error.sent)
-            pause = self.pause(turn, answer)
+            except OSError as error:
+                failure = failure_of(error, self.timeout)
+                repeatable = not failure.final and (method in REPEATABLE or not failure.sent)
+            # Full jitter, after what the server asks for.
+            pause = 0.5 * 2**turn * int.from_bytes(os.urandom(4), "big") / 2**32
+            pause += (answer and retry_after(answer, self.app.now())) or 0
             if not repeatable or turn == retries or time.monotonic() + pause >= deadline:
                 break
             self.app.debug("%s; again in %.1f s" % (failure or "HTTP %d" % answer.status, pause))
             self.app.sleep(pause)
         if failure:
             raise unreachable(url, failure)
-        if answer.status in REDIRECTS:
+        if answer.status in (301, 302, 303, 307, 308):
             goal = redirect_goal(method, url, answer, redirects)
             more = {"retries": retries, "deadline": deadline, "silence": silence}
             return self.request(method, goal, headers, None, redirects - 1, **more)
         return answer
 
-    def pause(self, turn, answer):
-        """Return the seconds before the next try: full jitter, after what the server asks for."""
-        told = retry_after(answer, self.app.now()) if answer else None
-        return (told or 0) + 0.5 * 2**turn * int.from_bytes(os.urandom(4), "big") / 2**32
-
     def attempt(self, method, url, headers, body, deadline, silence):
-        """Try once; raises TransportFailure.
+        """Try once; raises OSError.
 
         A kept-alive connection may have been closed meanwhile, so only a GET goes over one, and
         then over a new one: whether anything was carried out is never in doubt.
@@ -3079,15 +3060,13 @@ class Http:
         content = request_bytes(self.app, method, url, headers, body)
         link = self.idle_link(url) if method == "GET" else None
         if link:
+            link.deadline = deadline
             try:
-                return self.exchange(link, method, url, content, deadline, silence)
+                return self.exchange(link, method, url, content, silence)
             except TransportFailure as failure:
                 self.app.debug("kept-alive connection: %s" % failure)
-        try:
-            link = Link(self.connect(url, deadline), deadline)
-        except OSError as error:
-            raise self.failure_of(error)
-        return self.exchange(link, method, url, content, deadline, silence)
+        link = Link(self.connect(url, deadline), deadline)
+        return self.exchange(link, method, url, content, silence)
 
     def idle_link(self, url):
         """Return a kept-alive connection that can be used again, or None."""
@@ -3100,10 +3079,9 @@ class Http:
         link.sock.close()
         return None
 
-    def exchange(self, link, method, url, content, deadline, silence):
+    def exchange(self, link, method, url, content, silence):
         """Send a request over `link` and return its Answer; raises TransportFailure."""
         started = time.monotonic()
-        link.deadline = deadline
         try:
             link.send(content)
             status, _, headers = link.read_head()
@@ -3119,7 +3097,7 @@ class Http:
                     link.sock.close()
         except OSError as error:
             link.sock.close()
-            failure = self.failure_of(error)
+            failure = failure_of(error, self.timeout)
             failure.sent = True
             raise failure
         spent, size = (time.monotonic() - started) * 1000, len(answer.body or b"")
@@ -3133,24 +3111,9 @@ class Http:
         try:
             yield from pieces
         except OSError as error:
-            raise unreachable(url, self.failure_of(error, silence))
+            raise unreachable(url, failure_of(error, silence))
         finally:
             link.sock.close()
-
-    def failure_of(self, error, limit=None):
-        """Return the TransportFailure, in plain words, for what failed below."""
-        import socket
-        import ssl
-
-        if isinstance(error, TransportFailure):
-            return error
-        if isinstance(error, (ssl.SSLError, ssl.CertificateError)):
-            return tls_failure(error)
-        if isinstance(error, (TimeoutError, socket.timeout)):
-            return TransportFailure("no answer within %g s" % (limit or self.timeout))
-        if isinstance(error, socket.gaierror):
-            return TransportFailure("its name cannot be resolved", error.errno != socket.EAI_AGAIN)
-        return TransportFailure(str(error.strerror or error).lower())
 
 
 def check_service(answer):
@@ -5086,12 +5049,10 @@ def check_keychain(cx, findings):
 
 
 def check_clock(cx, findings, answer):
-    from email.utils import parsedate_to_datetime
-
-    try:
-        skew = cx.app.now() - parsedate_to_datetime(answer.headers["date"]).timestamp()
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
+    told = http_time(answer.headers.get("date"))
+    if told is None:
         return
+    skew = cx.app.now() - told
     if abs(skew) > REFRESH_SKEW:
         fast = "ahead of" if skew > 0 else "behind"
         detail = "%d s %s the server's" % (abs(skew), fast)

@@ -166,7 +166,7 @@ def test_no_redirect_brings_the_token_back_to_this_machine(proxy, far, api, cli)
     assert api.calls() == []
 
 
-# -- NO_PROXY: as curl and Go read it
+# -- NO_PROXY: as curl reads it
 
 
 @pytest.mark.parametrize(
@@ -192,17 +192,10 @@ def test_no_redirect_brings_the_token_back_to_this_machine(proxy, far, api, cli)
         (".", FAR, False),
         ("10.1.2.3", "https://10.1.2.3", True),
         ("10.1.2.3:443", "https://10.1.2.3", True),
-        ("10.1.0.0/16", "https://10.1.2.3", True),
-        ("10.2.0.0/16", "https://10.1.2.3", False),
-        ("10.1.0.0/99", "https://10.1.2.3", False),
-        ("10.0.0.0/8", FAR, False),
         ("2001:db8::1", FAR_IP6, True),
         ("[2001:db8::1]", FAR_IP6, True),
         ("[2001:db8::1]:8443", FAR_IP6, True),
         ("[2001:db8::1]:443", FAR_IP6, False),
-        ("2001:db8:0::1", FAR_IP6, True),
-        ("2001:db8::/32", FAR_IP6, True),
-        ("2001:db9::/32", FAR_IP6, False),
     ],
 )
 def test_no_proxy_names_what_goes_without(listed, endpoint, skipped):
@@ -298,12 +291,12 @@ def test_a_creating_post_that_the_proxy_refused_created_nothing(cli):
 @pytest.mark.parametrize(
     "value, reason",
     [
-        ("socks5://127.0.0.1:1080", "HTTPS_PROXY names a socks5:// proxy, and only http:// ones "
+        ("socks5://127.0.0.1:1080", "HTTPS_PROXY is not the address of a proxy: only http:// ones "
          "are supported"),
-        ("HTTPS://127.0.0.1:3128", "HTTPS_PROXY names a https:// proxy, and only http:// ones are "
-         "supported"),
-        ("user:secret://127.0.0.1:1", "HTTPS_PROXY names a proxy, and only http:// ones are "
-         "supported"),
+        ("HTTPS://127.0.0.1:3128", "HTTPS_PROXY is not the address of a proxy: only http:// ones "
+         "are supported"),
+        ("user:secret://127.0.0.1:1", "HTTPS_PROXY is not the address of a proxy: only http:// "
+         "ones are supported"),
         ("http://127.0.0.1:port", "HTTPS_PROXY is not the address of a proxy: its port is not a "
          "number from 1 to 65535"),
         ("http://user:secret@", "HTTPS_PROXY is not the address of a proxy: its host is not plain"),

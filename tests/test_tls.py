@@ -361,13 +361,15 @@ def test_an_authority_that_nobody_knows_is_refused_twice(authority, system, good
     assert good.received == b""
 
 
-def test_a_certificate_that_is_wrong_in_another_way_is_refused_at_once(authority, system, cli):
+def test_a_certificate_that_is_wrong_in_another_way_is_refused_by_both(authority, system, cli):
     env = system(hashed=True, full=True)
     with Wire(WHOAMI, tls=server_context(*authority.chains["expired"])) as server:
         env["PODSTACK_API_ENDPOINT"] = at_localhost(server)
         result = cli("auth", "whoami", code=7, env=env)
         assert result.err == error_lines("its certificate has expired", HINT)
-        assert len(server.connections) == 1
+        server.settle()
+        assert len(server.connections) == 2
+        assert server.received == b""
 
 
 def test_status_and_login_say_the_same(authority, cli, config):
