@@ -4383,6 +4383,7 @@ def copy_from_pod(cx, meter, pod, path, target):
 # opens a file, a connection or a process by itself.
 
 COMMANDS = {}
+TAKES_VALUE = {}  # of every option's name, in whichever command
 GROUPS = (
     ("auth", "Sign in, sign out, look at the token"),
     ("project", "List, choose and create projects"),
@@ -4407,6 +4408,7 @@ class Argument:
         self.required, self.repeats = required, repeats
         self.choices, self.complete = choices, complete
         self.read = one_of(*choices) if choices else read
+        TAKES_VALUE.update((name, metavar is not None) for name in self.names)
 
     def __str__(self):
         return ", ".join(self.names) + (" " + self.metavar if self.metavar else "")
@@ -4502,6 +4504,13 @@ PODS = Operand("NAME", "the pods' names or ids", "+", "pods")
 # -- printing
 
 
+def form_of(cx):
+    """Return how to print: table, wide, json, yaml; ids for --quiet without -o json or yaml."""
+    if cx.options.quiet and cx.options.output not in ("json", "yaml"):
+        return "ids"
+    return cx.settings.get("output")
+
+
 def json_for(cx, value):
     """Return `value` as JSON in letters that stdout can show."""
     encoding = getattr(cx.app.stdout, "encoding", None) or "utf-8"
@@ -4528,31 +4537,20 @@ def print_fixed(cx, value, *lines):
         cx.app.out(line)
 
 
-def wants_ids(cx):
-    """Tell whether a list or a create prints ids alone: --quiet without -o json or yaml."""
-    return cx.options.quiet and cx.options.output not in ("json", "yaml")
-
-
-def every_row(pages):
-    return (row for rows in pages for row in rows)
-
-
-def counted(cx, pages):
-    """Yield `pages`, telling how far they are where nothing else shows that for a second."""
+def counted(cx, pages, aloud=True):
+    """Yield every row of `pages`; if `aloud` tell how far they are once that takes a second."""
     started, count = time.monotonic(), 0
     for rows in pages:
         count += len(rows)
-        if time.monotonic() - started > 1:
+        if aloud and time.monotonic() - started > 1:
             cx.app.countup("Reading", count)
-        yield rows
+        yield from rows
 
 
 def print_streamed(cx, pages, form):
     """Print the rows of a list as one bare array without ever holding more than a page."""
-    if not cx.app.is_terminal(cx.app.stdout):
-        pages = counted(cx, pages)
     lead = "[\n"
-    for row in every_row(pages):
+    for row in counted(cx, pages, aloud=not cx.app.is_terminal(cx.app.stdout)):
         if form == "yaml":
             print_data(cx, [row], form)
         else:
@@ -4564,40 +4562,48 @@ def print_streamed(cx, pages, form):
         cx.app.write("\n]\n")
 
 
+def labelled(column):
+    """Return (label, what shows it) of a column; a label alone means the field of that name."""
+    return (column, field(column.lower())) if isinstance(column, str) else column
+
+
 def print_rows(cx, pages, columns, wide=()):
-    """Print a list that arrives page by page: a table, ids alone, or JSON or YAML as it comes."""
-    form = cx.settings.get("output")
-    if wants_ids(cx):
-        for row in every_row(pages):
+    """Print a list that arrives page by page: a table, ids alone, or JSON or YAML as it comes.
+
+    A column is (label, function from a row to its text), or a label (see labelled).
+    """
+    form = form_of(cx)
+    if form == "ids":
+        for row in counted(cx, pages):
             cx.app.out(row.get("id") or row.get("type") or row.get("name") or "-")
-        return
-    if form in ("json", "yaml"):
+    elif form in ("json", "yaml"):
         print_streamed(cx, pages, form)
-        return
-    columns = columns + (wide if form == "wide" else ())
-    cells = ([show(row) for _, show in columns] for row in every_row(counted(cx, pages)))
-    limit = 0 if form == "wide" else cx.app.columns
-    for line in table_lines([name for name, _ in columns], cells, limit):
-        cx.app.out(line)
+    else:
+        shown = [labelled(column) for column in columns + (wide if form == "wide" else ())]
+        cells = ([show(row) for _, show in shown] for row in counted(cx, pages))
+        limit = 0 if form == "wide" else cx.app.columns
+        for line in table_lines([label.upper() for label, _ in shown], cells, limit):
+            cx.app.out(line)
 
 
-def print_object(cx, value, lines):
-    """Print one object: `lines` are (label, text) for a reader, JSON and YAML hold all of it."""
+def print_object(cx, value, columns):
+    """Print one object: for a reader its columns (or (label, text)), as JSON and YAML all of it."""
     form = cx.settings.get("output")
     if form in ("json", "yaml"):
         print_data(cx, value, form)
         return
-    width = max(len(label) for label, _ in lines) + 2
-    for label, text in lines:
-        cx.app.out("%s%s" % ((label + ":").ljust(width), text))
+    shown = [labelled(column) for column in columns]
+    width = max(len(label) for label, _ in shown) + 2
+    for label, show in shown:
+        cx.app.out((label + ":").ljust(width) + (show(value) if callable(show) else show))
 
 
-def field(name, default="-"):
+def field(name):
     """Return a function that shows a field of a row as text."""
 
     def show(row):
         value = row.get(name)
-        return default if value is None or value == "" else str(value)
+        return "-" if value is None or value == "" else str(value)
 
     return show
 
@@ -4799,6 +4805,9 @@ def flat_fields(value, name=""):
     return [(name, value if isinstance(value, str) else json_dump(value, indent=None))]
 
 
+CREATED = ("Created", date_of("created_at"))
+
+
 @command(
     "auth token-info",
     "Show the token's type, name, scopes, age and expiry.",
@@ -4807,17 +4816,17 @@ def flat_fields(value, name=""):
 def auth_token_info(cx, args):
     token, credential = cx.api.token(), cx.api.credential
     prefix = token.get("prefix")
-    lines = [
-        ("Type", field("type")(token)),
-        ("Name", field("name")(token)),
+    columns = (
+        "Type",
+        "Name",
         ("Token", "%s****" % prefix if prefix else mask(credential.token)),
         ("Scopes", ", ".join(text for _, text in flat_fields(token.get("scopes"))) or "-"),
-        ("Created", format_date(token.get("created_at"))),
+        CREATED,
         ("Last used", format_date(token.get("last_used_at"), "never")),
         ("Expires", expiry_words(token.get("expires_at"), cx.app.now())),
         ("Source", credential.origin.replace("Token from ", "")),
-    ]
-    print_object(cx, dict(token, token_source=credential.kind), lines)
+    )
+    print_object(cx, dict(token, token_source=credential.kind), columns)
 
 
 @command(
@@ -4948,16 +4957,9 @@ def auth_list(cx, args):
     config = cx.config.require()
     profiles = [config.profile(name) for name in config.profile_names()]
     rows = [profile_facts(cx.settings, profile) for profile in profiles]
-    columns = (
-        ("NAME", field("name")),
-        ("ACTIVE", lambda row: "*" if row["active"] else ""),
-        ("EMAIL", field("email")),
-        ("PROJECT", field("project")),
-        ("ENDPOINT", field("endpoint")),
-        ("STORAGE", field("storage")),
-        ("EXPIRES", date_of("expires_at")),
-    )
-    print_rows(cx, [rows], columns)
+    active = ("Active", lambda row: "*" if row["active"] else "")
+    expires = ("Expires", date_of("expires_at"))
+    print_rows(cx, [rows], ("Name", active, "Email", "Project", "Endpoint", "Storage", expires))
 
 
 # -- auth doctor
@@ -5371,13 +5373,7 @@ def project_list(cx, args):
     def mark(row):
         return "*" if current and current in (row.get("id"), row.get("name")) else ""
 
-    columns = (
-        ("", mark),
-        ("NAME", field("name")),
-        ("ID", field("id")),
-        ("CREATED", date_of("created_at")),
-        ("DESCRIPTION", field("description", "")),
-    )
+    columns = (("", mark), "Name", "ID", CREATED, "Description")
     print_rows(cx, cx.api.pages("projects", "/projects"), columns)
 
 
@@ -5416,13 +5412,12 @@ def project_current(cx, args):
 
 def print_created(cx, made):
     """Print what a create made: its id alone when quiet, all of it for json and yaml."""
-    form = cx.settings.get("output")
-    if wants_ids(cx):
-        cx.app.out(field("id")(made))
-    elif form in ("json", "yaml"):
+    form = form_of(cx)
+    if form in ("json", "yaml"):
         print_data(cx, made, form)
-    else:
-        cx.app.out("%s  %s" % (field("id")(made), field("name")(made)))
+        return
+    shown = field("id")(made)
+    cx.app.out(shown if form == "ids" else "%s  %s" % (shown, field("name")(made)))
 
 
 @command(
@@ -5445,21 +5440,6 @@ def project_create(cx, args):
 
 
 # -- pod: life
-
-POD_COLUMNS = (
-    ("NAME", field("name")),
-    ("STATUS", field("status")),
-    ("GPU", gpu_of),
-    ("CREATED", date_of("created_at")),
-)
-POD_WIDE = (
-    ("ID", field("id")),
-    ("IMAGE", field("image")),
-    ("CPU", field("cpu")),
-    ("MEMORY", size_of("memory", "GB")),
-    ("DISK", size_of("disk", "GB")),
-    ("PROJECT", field("project_id")),
-)
 
 
 def split_pair(text, what):
@@ -5565,6 +5545,18 @@ def pod_create(cx, args):
     print_created(cx, pod)
 
 
+GPU = ("GPU", gpu_of)
+
+
+MEMORY = ("Memory", size_of("memory", "GB"))
+
+
+DISK = ("Disk", size_of("disk", "GB"))
+
+
+PROJECT = ("Project", field("project_id"))
+
+
 @command(
     "pod list",
     "List the pods\nList the pods of the project.",
@@ -5578,27 +5570,17 @@ def pod_list(cx, args):
     query = [("status", args.status)]
     query += [("label", "%s=%s" % split_pair(text, "--label")) for text in args.label]
     pages = cx.api.pages("pods", "/pods", query, args.limit, in_project=True)
-    print_rows(cx, pages, POD_COLUMNS, POD_WIDE)
+    wide = ("ID", "Image", "CPU", MEMORY, DISK, PROJECT)
+    print_rows(cx, pages, ("Name", "Status", GPU, CREATED), wide)
 
 
 def print_pod(cx, pod):
-    lines = [
-        ("Name", field("name")(pod)),
-        ("ID", field("id")(pod)),
-        ("Status", field("status")(pod)),
-        ("Image", field("image")(pod)),
-        ("GPU", gpu_of(pod)),
-        ("CPU", field("cpu")(pod)),
-        ("Memory", size_of("memory", "GB")(pod)),
-        ("Disk", size_of("disk", "GB")(pod)),
-        ("Ports", ", ".join(text for _, text in flat_fields(pod.get("ports"))) or "-"),
-        ("Labels", ", ".join("%s=%s" % pair for pair in flat_fields(pod.get("labels"))) or "-"),
-        ("Project", field("project_id")(pod)),
-        ("Created", format_date(pod.get("created_at"))),
-        ("SSH", field("ssh_command")(pod)),
-        ("Jupyter", field("jupyter_url")(pod)),
-    ]
-    print_object(cx, pod, lines)
+    ports = ", ".join(text for _, text in flat_fields(pod.get("ports")))
+    labels = ", ".join("%s=%s" % pair for pair in flat_fields(pod.get("labels")))
+    columns = ("Name", "ID", "Status", "Image", GPU, "CPU", MEMORY, DISK)
+    columns += (("Ports", ports or "-"), ("Labels", labels or "-"), PROJECT, CREATED)
+    columns += (("SSH", field("ssh_command")), ("Jupyter", field("jupyter_url")))
+    print_object(cx, pod, columns)
 
 
 @command(
@@ -5775,13 +5757,9 @@ def pod_logs(cx, args):
 )
 def pod_events(cx, args):
     path = pod_path(str(cx.api.pod(args.name).get("id")), "/events")
-    columns = (
-        ("TIME", lambda row: str(row.get("created_at") or row.get("time") or "-")),
-        ("TYPE", field("type")),
-        ("REASON", field("reason")),
-        ("MESSAGE", field("message")),
-    )
-    print_rows(cx, cx.api.pages("events", path, in_project=True), columns)
+    at = ("Time", lambda row: str(row.get("created_at") or row.get("time") or "-"))
+    pages = cx.api.pages("events", path, in_project=True)
+    print_rows(cx, pages, (at, "Type", "Reason", "Message"))
 
 
 @command(
@@ -5895,11 +5873,15 @@ def pod_port_forward(cx, args):
 # -- wallet, gpu, api
 
 
-def cents(row, name):
-    value = row.get(name)
-    if not isinstance(value, (int, float)):
-        return "-"
-    return "%.2f %s" % (value / 100.0, row.get("currency") or "USD")
+def cents(name):
+    """Return a function that shows a field of cents as an amount of money."""
+
+    def show(row):
+        if not isinstance(row.get(name), (int, float)):
+            return "-"
+        return "%.2f %s" % (row[name] / 100.0, row.get("currency") or "USD")
+
+    return show
 
 
 @command(
@@ -5908,13 +5890,12 @@ def cents(row, name):
     ("podstack wallet balance", "and what is still to be charged"),
 )
 def wallet_balance(cx, args):
-    wallet = cx.api.object("wallet", "GET", "/billing/wallet")
-    lines = [
-        ("Balance", cents(wallet, "balance_cents")),
-        ("Pending charges", cents(wallet, "pending_charges_cents")),
-        ("Updated", format_date(wallet.get("last_updated"))),
-    ]
-    print_object(cx, wallet, lines)
+    columns = (
+        ("Balance", cents("balance_cents")),
+        ("Pending charges", cents("pending_charges_cents")),
+        ("Updated", date_of("last_updated")),
+    )
+    print_object(cx, cx.api.object("wallet", "GET", "/billing/wallet"), columns)
 
 
 @command(
@@ -5924,11 +5905,11 @@ def wallet_balance(cx, args):
 )
 def gpu_list(cx, args):
     columns = (
-        ("TYPE", field("type")),
-        ("NAME", field("name")),
-        ("MEMORY", size_of("memory_gb", "GB")),
-        ("PER HOUR", lambda row: cents(row, "price_per_hour_cents")),
-        ("FREE", lambda row: "%s/%s" % (row.get("available", "-"), row.get("total", "-"))),
+        "Type",
+        "Name",
+        ("Memory", size_of("memory_gb", "GB")),
+        ("Per hour", cents("price_per_hour_cents")),
+        ("Free", lambda row: "%s/%s" % (row.get("available", "-"), row.get("total", "-"))),
     )
     print_rows(cx, cx.api.pages("gpus", "/gpus"), columns)
 
@@ -6256,6 +6237,19 @@ def by_name(arguments):
     return {name: argument for argument in arguments for name in argument.names}
 
 
+def split_option(word):
+    """Return (name, text of its value or None, the rest of a cluster) of `--a`, `-a=b`, `-abc`."""
+    if word.startswith("--"):
+        name, mark, text = word.partition("=")
+        return name, text if mark else None, ""
+    name, text = word[:2], word[2:]
+    if not text:
+        return name, None, ""
+    if TAKES_VALUE.get(name):
+        return name, text[1:] if text.startswith("=") else text, ""
+    return name, None, "-" + text
+
+
 class Line:
     """A command line taken apart: `words`, `options` as (name, text or None), `tail` after --.
 
@@ -6264,82 +6258,39 @@ class Line:
 
     def __init__(self, argv):
         cut = argv.index("--") if "--" in argv else len(argv)
-        self.words, self.options, self.rest, self.tail = [], [], argv[:cut], argv[cut + 1 :]
-        self.lacks_value = False
-        groups = [found.arguments for found in COMMANDS.values()] + [GLOBAL_OPTIONS]
-        named = by_name(argument for group in groups for argument in group)
-        self.takes_value = {name: bool(argument.metavar) for name, argument in named.items()}
-        while self.rest:
-            word = self.rest.pop(0)
-            if word.startswith("--"):
-                self.take_long(word)
-            elif word.startswith("-") and word != "-":
-                self.take_short(word[1:])
-            else:
+        self.words, self.options, self.tail = [], [], argv[cut + 1 :]
+        rest = argv[:cut]
+        while rest:
+            word = rest.pop(0)
+            if word == "-" or not word.startswith("-"):
                 self.words.append(word)
+                continue
+            name, text, cluster = split_option(word)
+            if cluster:
+                rest.insert(0, cluster)
+            elif text is None and TAKES_VALUE.get(name):
+                follows = rest[:1] and rest[0].partition("=")[0] not in TAKES_VALUE
+                text = rest.pop(0) if follows else None
+            self.options.append((name, text))
 
-    def take_long(self, word):
-        name, mark, text = word.partition("=")
-        if not mark and self.takes_value.get(name):
-            self.options.append((name, self.next_value()))
-        else:
-            self.options.append((name, text if mark else None))
-
-    def take_short(self, letters):
-        """Take a cluster such as -it, or an option with its value, joined or not."""
-        for index, letter in enumerate(letters):
-            name, joined = "-" + letter, letters[index + 1 :]
-            if self.takes_value.get(name):
-                text = joined[1:] if joined.startswith("=") else joined
-                self.options.append((name, text if joined else self.next_value()))
-                return
-            self.options.append((name, None))
-
-    def next_value(self):
-        """Return the next word, or None where there is none or another option follows."""
-        if self.rest and self.rest[0].partition("=")[0] not in self.takes_value:
-            return self.rest.pop(0)
-        self.lacks_value = True
-        return None
-
-    def asks_for(self, *names):
-        """Tell whether an option is there, and surely not meant as the value of another."""
-        return not self.lacks_value and any(name in names for name, _ in self.options)
-
-
-def build_parser(words, arguments):
-    """Return the argparse parser for the options of one command, and of no other."""
-    import argparse
-    import functools
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for argument in arguments:
-        how = {"action": "store_true"}
-        if argument.metavar:
-            read = functools.partial(accept, argument.names[-1], read=argument.read, words=words)
-            how = {"action": "append" if argument.repeats else "store", "type": read}
-        parser.add_argument(*argument.names, dest=argument.dest, default=argument.default, **how)
-    return parser
+    def has(self, *names):
+        return any(name in names for name, _ in self.options)
 
 
 def read_options(words, arguments, given):
-    """Return {dest: value} for the options given to some command words; raises UsageError.
-
-    argparse gets each option with its value joined, by its long name: left to itself it takes
-    abbreviations on 3.6, and a value that begins with a dash for an option.
-    """
+    """Return {dest: value} for the options given to some command words; raises UsageError."""
     arguments = list(GLOBAL_OPTIONS) + arguments
-    named, argv = by_name(arguments), []
+    named = by_name(arguments)
+    values = {argument.dest: argument.default for argument in arguments}
     for name, text in given:
         if name not in named:
             raise unknown_option(words, name, named)
-        if bool(named[name].metavar) != (text is not None):
+        argument = named[name]
+        if bool(argument.metavar) != (text is not None):
             problem = "takes no value" if text is not None else "needs a value"
             raise usage_error(words, "%s %s" % (name, problem))
-        argv.append(named[name].names[-1] + ("" if text is None else "=" + text))
-    values = {argument.dest: argument.default for argument in arguments}
-    if argv:  # a line without options needs no parser: importing one costs a third of a start
-        values = vars(build_parser(words, arguments).parse_args(argv))
+        value = text is None or accept(argument.names[-1], text, argument.read, words)
+        values[argument.dest] = values[argument.dest] + [value] if argument.repeats else value
     for argument in arguments:
         if argument.required and values[argument.dest] is None:
             raise usage_error(words, "%s is missing" % argument)
@@ -6353,13 +6304,12 @@ def read_operands(found, words, tail):
     for operand in found.operands:
         if operand.count == "--":
             value = tail
-        elif operand.count in "+*":
-            value, rest = rest, []
         else:
-            value, rest = (rest[0] if rest else None), rest[1:]
-        if operand.count != "*" and value in (None, []) and not rest:
+            taken = 1 if operand.count == "1" else len(rest)
+            value, rest = rest[:taken], rest[taken:]
+        if operand.count != "*" and not value and not rest:
             raise usage_error(found.words, "%s is missing" % operand)
-        values[operand.dest] = value
+        values[operand.dest] = value[0] if operand.count == "1" else value
     if rest:
         more = ": a command goes after --" if behind else ""
         raise usage_error(found.words, "Unexpected argument '%s'%s" % (rest[0], more))
@@ -6371,8 +6321,8 @@ def read_line(line):
     found, words = find_command(line.words)
     if found is None:
         for name, _ in line.options:  # a slip there leaves its value among the command words
-            if name not in line.takes_value and did_you_mean(name, line.takes_value):
-                raise unknown_option([], name, line.takes_value)
+            if name not in TAKES_VALUE and did_you_mean(name, TAKES_VALUE):
+                raise unknown_option([], name, TAKES_VALUE)
         raise unknown_command(line.words)
     values = read_options(found.words, found.arguments, line.options)
     values.update(read_operands(found, words, line.tail))
@@ -6396,10 +6346,10 @@ def prepare(cx):
 def dispatch(argv, app):
     """Carry out a command line; returns the exit code, raises PodError."""
     line = Line(argv)
-    if line.asks_for("--version"):
+    if line.has("--version"):
         app.out("podstack %s" % VERSION)
         return 0
-    if line.asks_for("-h", "--help"):
+    if line.has("-h", "--help"):
         app.write(help_text(line.words))
         return 0
     if line.words in [[]] + [[group] for group, _ in GROUPS]:
@@ -6488,7 +6438,7 @@ def names_at_server(cx, kind):
     found = find_credential(cx.settings)
     api = Api(cx.settings, cx.http, Credential(found.token, "environment", found.origin))
     pages = api.pages(kind, "/" + kind, limit=PAGE_SIZE, in_project=kind == "pods")
-    names = [row.get("type" if kind == "gpus" else "name") for row in every_row(pages)]
+    names = [row.get("type" if kind == "gpus" else "name") for row in counted(cx, pages)]
     return [name for name in names if isinstance(name, str)]
 
 

@@ -28,8 +28,8 @@ def test_the_list_marks_the_current_project(cli, api):
     assert done.out == (
         "   NAME              ID             CREATED     DESCRIPTION\n"
         "   my-project        proj-00000001  2024-01-15  Models\n"
-        "   personal-project  proj-00000002  2024-01-15\n"
-        "*  work-project      proj-00000003  2024-01-15\n"
+        "   personal-project  proj-00000002  2024-01-15  -\n"
+        "*  work-project      proj-00000003  2024-01-15  -\n"
     )
     assert done.err == ""
     (request,) = api.requests
@@ -78,7 +78,7 @@ SHAPES = [
 def test_each_shape_of_a_list_is_read(cli, api, shape):
     api.next("/v1/projects", body=shape([{"id": "proj-1", "name": "one"}]))
     done = cli("project", "list")
-    assert done.out == "  NAME  ID      CREATED  DESCRIPTION\n  one   proj-1  -\n"
+    assert done.out == "  NAME  ID      CREATED  DESCRIPTION\n  one   proj-1  -        -\n"
 
 
 def test_an_empty_list(cli, api):
