@@ -500,7 +500,7 @@ _YAML_HEX_LENGTHS = {"x": 2, "u": 4, "U": 8}
 _YAML_ESCAPES = dict(zip('0abtnvfre"/\\ N_LP', '\0\a\b\t\n\v\f\r\x1b"/\\ \x85\xa0\u2028\u2029'))
 _YAML_WRITTEN = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _YAML_REFUSED = dict(zip("&*!%>", ("anchors", "aliases", "tags", "directives", "folded texts")))
-_YAML_FLOW = "a one-line {...} is not edited: write its keys on lines of their own"
+_YAML_DEPTH, _YAML_TOO_DEEP = 32, "more than 32 levels are not supported"
 
 
 class YamlError(ValueError):
@@ -554,10 +554,6 @@ class _YamlReader:
     def fail(self, message, at=None):
         raise YamlError(message, self.row + 1, (self.at if at is None else at) + 1)
 
-    def check_depth(self, path):
-        if len(path) >= 32:
-            self.fail("more than 32 levels are not supported")
-
     # -- moving
 
     def advance(self):
@@ -602,7 +598,7 @@ class _YamlReader:
         ends = " " + brackets
         char, after = line[start], line[start + 1 : start + 2]
         if char in "\"'":
-            return self.read_quoted()
+            return self.read_quoted(char)
         if char in _YAML_REFUSED:
             self.fail("%s (%s) are not supported" % (_YAML_REFUSED[char], char))
         if line.startswith(("---", "..."), start):
@@ -623,24 +619,23 @@ class _YamlReader:
         self.at += len(text)
         return text
 
-    def read_quoted(self):
-        start, quote, parts = self.at, self.line[self.at], []
-        self.at += 1
+    def read_quoted(self, quote):
+        start, text = self.at, ""
         while True:
+            self.at += 1
             char = self.line[self.at : self.at + 1]
             if not char:
                 self.fail("quoted text must end on its line", start)
             if char == "\\" and quote == '"':
-                parts.append(self.read_escape())
-                continue
-            self.at += 1
-            if char == quote:
-                if quote == '"' or self.line[self.at : self.at + 1] != "'":
-                    return "".join(parts)
+                char = self.read_escape()
+            elif char == quote:
                 self.at += 1
-            parts.append(char)
+                if quote == '"' or self.line[self.at : self.at + 1] != "'":
+                    return text
+            text += char
 
     def read_escape(self):
+        """Read an escape sequence; `at` ends up at its last character."""
         kind = self.line[self.at + 1 : self.at + 2]
         end = self.at + 2 + _YAML_HEX_LENGTHS.get(kind, 0)
         digits, char = self.line[self.at + 2 : end], _YAML_ESCAPES.get(kind)
@@ -649,7 +644,7 @@ class _YamlReader:
             char = chr(code) if code < 0xD800 or 0xE000 <= code < 0x110000 else None
         if char is None:
             self.fail("the escape sequence \\%s is incomplete or not supported" % kind)
-        self.at = end
+        self.at = end - 1
         return char
 
     def read_literal(self, parent):
@@ -659,25 +654,20 @@ class _YamlReader:
         """
         start, is_stripped = self.at, self.line.startswith("|-", self.at)
         self.at += 2 if is_stripped else 1
-        if self.line[self.at : self.at + 1] not in ("", " "):
-            self.fail("literal texts other than | and |- are not supported", start)
         self.require_line_end()
-        indent, texts = 0, []
-        for row in range(self.row + 1, len(self.lines)):
-            line = self.lines[row]
+        indent, texts, is_sound = 0, [], True
+        for line in self.lines[self.row + 1 :]:
             width = len(line) - len(line.lstrip(" "))
-            if 0 < width == len(line):
-                raise YamlError("a literal text (|) cannot hold a line of spaces", row + 1, 1)
+            is_sound = is_sound and not 0 < width == len(line)
             if line and width < max(indent, parent + 1, 1):
                 break
             indent = indent or width
             texts.append(line[indent:])
         else:
-            if not self.is_complete:
-                self.fail("a literal text (|) needs a line break at its end", start)
+            is_sound = is_sound and self.is_complete
         text = "\n".join(texts).rstrip("\n")
-        if not text:
-            self.fail("a literal text (|) needs a text below it", start)
+        if not text or not is_sound:
+            self.fail("a literal text (|) needs whole lines below, none of spaces alone", start)
         self.row += 1 + text.count("\n")
         return text if is_stripped else text + "\n"
 
@@ -691,7 +681,8 @@ class _YamlReader:
         return None if self.line[start : self.at] in _YAML_NULLS else text
 
     def read_flow(self, path):
-        self.check_depth(path)
+        if len(path) >= _YAML_DEPTH:
+            self.fail(_YAML_TOO_DEEP)
         value, closer = ([], "]") if self.line[self.at] == "[" else ({}, "}")
         self.at += 1
         while self.next_in_flow() != closer:
@@ -766,7 +757,8 @@ class _YamlReader:
             self.advance()
             return value
         self.at = indent
-        self.check_depth(path)
+        if len(path) >= _YAML_DEPTH:
+            self.fail(_YAML_TOO_DEEP)
         value = self.read_sequence(path) if is_list else self.read_mapping(path)
         if self.at > indent:
             self.fail("unexpected indentation (text over several lines needs |)")
@@ -886,14 +878,8 @@ class _YamlEdit:
         first = self.lines[0] if self.lines else ""
         self.newline = first[len(first.rstrip("\r\n")) :] or "\n"
 
-    def refuse(self, path, message):
-        raise YamlError(message, self.marks[path].line, self.marks[path].column)
-
-    def value_at(self, path):
-        value = self.data
-        for key in path:
-            value = value[key]
-        return value
+    def refuse(self, mark, message="this entry is not edited: write its keys on lines of their own"):
+        raise YamlError(message, mark.line, mark.column)
 
     def insert(self, row, indent, lines):
         """Insert whole lines before `row`, each with `indent` spaces."""
@@ -909,7 +895,7 @@ class _YamlEdit:
         if not _is_block(value):
             head += (" " if head.endswith(":") else "") + lines.pop()
         elif mark.in_flow:
-            self.refuse(path, _YAML_FLOW)
+            self.refuse(mark)
         else:
             head = head.rstrip(" ")
         self.lines[mark.line - 1 : mark.last_line] = [head + line[mark.end :]]
@@ -917,14 +903,14 @@ class _YamlEdit:
 
     def add(self, path, entry):
         """Add a mapping of one entry to what the entry at `path` holds."""
-        holder, mark = self.value_at(path), self.marks[path]
-        if holder and isinstance(holder, dict):
-            first = path + (next(iter(holder)),)
-            if self.marks[first].in_flow:
-                self.refuse(first, _YAML_FLOW)
-            self.insert(mark.last_line, self.marks[first].column - 1, _write_lines(entry))
+        holder, mark = self.data, self.marks[path]
+        for key in path:
+            holder = holder[key]
+        first = holder and isinstance(holder, dict) and self.marks[path + (next(iter(holder)),)]
+        if first and not first.in_flow:
+            self.insert(mark.last_line, first.column - 1, _write_lines(entry))
         elif holder is not None and holder != {}:
-            self.refuse(path, "expected keys and values here")
+            self.refuse(mark)
         elif path:
             self.replace(path, entry)
         else:
@@ -932,17 +918,6 @@ class _YamlEdit:
                 rest = self.lines[mark.line - 1].partition("}")[2].lstrip(" ")
                 self.lines[mark.line - 1 : mark.line] = [rest] if rest.strip() else []
             self.insert(len(self.lines), 0, _write_lines(entry))
-
-    def remove(self, path):
-        """Remove the lines of the entry at `path`; a mapping without entries becomes {}."""
-        mark, parent = self.marks[path], path[:-1]
-        if mark.in_flow:
-            self.refuse(path, _YAML_FLOW)
-        del self.lines[mark.line - 1 : mark.last_line]
-        if parent and len(self.value_at(parent)) == 1:
-            mark = self.marks[parent]
-            line = self.lines[mark.line - 1]
-            self.lines[mark.line - 1] = line[: mark.start] + " {}" + line[mark.end :]
 
     def holder_of(self, keys):
         """Return the mapping in `data` that has, or will have, the last of `keys`."""
@@ -952,16 +927,15 @@ class _YamlEdit:
             holder = holder[key]
         return holder
 
-    def finish(self, path):
-        """Return the edited text; what does not hold `data` now is refused, at `path`."""
+    def finish(self, mark):
+        """Return the edited text; what does not hold `data` now is refused, at `mark`."""
         text = self.bom + "".join(self.lines)
         try:
-            is_right = (yaml_load(text) or {}) == self.data
+            if (yaml_load(text) or {}) == self.data:
+                return text
         except YamlError:
-            is_right = False
-        if not is_right:
-            self.refuse(path, "this entry cannot be changed without changing its neighbours")
-        return text
+            pass
+        self.refuse(mark, "this entry cannot be changed without changing its neighbours")
 
 
 def yaml_set(text, keys, value):
@@ -969,24 +943,32 @@ def yaml_set(text, keys, value):
 
     Raises YamlError where that cannot be done, ValueError for a value that YAML cannot hold.
     """
-    edit, depth, new = _YamlEdit(text), len(keys), value
-    while keys[:depth] not in edit.marks:
-        depth -= 1
-        new = {keys[depth]: new}
-    change = edit.replace if depth == len(keys) else edit.add
-    change(keys[:depth], new)
+    edit, path, new = _YamlEdit(text), keys, value
+    while path not in edit.marks:
+        path, new = path[:-1], {path[-1]: new}
+    change = edit.replace if path == keys else edit.add
+    change(path, new)
     edit.holder_of(keys)[keys[-1]] = yaml_load(yaml_dump(value))
-    return edit.finish(keys[:depth])
+    return edit.finish(edit.marks[path])
 
 
 def yaml_unset(text, keys):
-    """Return `text` without the entry at `keys` (a tuple), if it is there; raises YamlError."""
+    """Return `text` without the entry at `keys` (a tuple), if it is there; raises YamlError.
+
+    A mapping that is left without entries becomes {}.
+    """
     edit = _YamlEdit(text)
     if keys not in edit.marks:
         return text
-    edit.remove(keys)
-    del edit.holder_of(keys)[keys[-1]]
-    return edit.finish(keys)
+    mark, holder = edit.marks[keys], edit.holder_of(keys)
+    if mark.in_flow:
+        edit.refuse(mark)
+    del edit.lines[mark.line - 1 : mark.last_line], holder[keys[-1]]
+    if not holder and len(keys) > 1:
+        above = edit.marks[keys[:-1]]
+        line = edit.lines[above.line - 1]
+        edit.lines[above.line - 1] = line[: above.start] + " {}" + line[above.end :]
+    return edit.finish(mark)
 
 
 # == app: everything outside the program =====================================================

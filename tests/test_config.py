@@ -460,10 +460,10 @@ def test_a_change_to_one_profile_changes_nothing_else_whatever_the_file(cli, con
 
 
 NOT_EDITED = [
-    ("defaults: {output: json}\n", "config set defaults.project p", "1:12"),
+    ("defaults: {output: json}\n", "config set defaults.project p", "1:1"),
     ("defaults: {output: json}\n", "config unset defaults.output", "1:12"),
-    ("{defaults: {output: json}}\n", "config set cli.color no", "1:2"),
-    ("profiles: {work: {project: a}}\n", "config set profiles.work.gpu_type A", "1:19"),
+    ("{defaults: {output: json}}\n", "config set cli.color no", "1:1"),
+    ("profiles: {work: {project: a}}\n", "config set profiles.work.gpu_type A", "1:12"),
     ("profiles: {work: {project: a}}\n", "--yes config delete-profile work", "1:12"),
 ]
 
@@ -475,7 +475,7 @@ def test_what_stands_on_one_line_is_refused_and_stays(cli, config, text, typed, 
     before = write(config, text)
     done = cli(*typed.split(), code=1)
     assert done.err.splitlines()[0].startswith("Error: %s:%s: " % (config, place))
-    assert "one-line {...}" in done.error
+    assert done.error.endswith(": write its keys on lines of their own")
     assert config.read_bytes() == before
     assert os.listdir(str(config.parent)) in (["config.yaml", ".lock"], [".lock", "config.yaml"])
 
