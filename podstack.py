@@ -500,6 +500,7 @@ _YAML_HEX_LENGTHS = {"x": 2, "u": 4, "U": 8}
 _YAML_ESCAPES = dict(zip('0abtnvfre"/\\ N_LP', '\0\a\b\t\n\v\f\r\x1b"/\\ \x85\xa0\u2028\u2029'))
 _YAML_WRITTEN = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _YAML_REFUSED = dict(zip("&*!%>", ("anchors", "aliases", "tags", "directives", "folded texts")))
+_YAML_NOT_EDITED = "this entry is not edited: write its keys on lines of their own"
 _YAML_DEPTH, _YAML_TOO_DEEP = 32, "more than 32 levels are not supported"
 
 
@@ -878,7 +879,7 @@ class _YamlEdit:
         first = self.lines[0] if self.lines else ""
         self.newline = first[len(first.rstrip("\r\n")) :] or "\n"
 
-    def refuse(self, mark, message="this entry is not edited: write its keys on lines of their own"):
+    def refuse(self, mark, message=_YAML_NOT_EDITED):
         raise YamlError(message, mark.line, mark.column)
 
     def insert(self, row, indent, lines):
