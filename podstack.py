@@ -1254,7 +1254,7 @@ class App:
 
         It reads our stdin if `typed` is true.
 
-        Ctrl-C and a request to end are the program's to answer, not ours.
+        Ctrl-C and a request to end (on Windows told by the console) are its to answer, not ours.
         """
         import signal
         import subprocess
@@ -1264,13 +1264,16 @@ class App:
 
         def pass_on(number, _):
             caught.append(number)
-            if running and not self.is_windows:  # there the console tells both of us
-                running[0].send_signal(number)
+            if running and running[0].poll() is None and not self.is_windows:
+                running[0].send_signal(caught[0])
+                # And each second until it ends: OpenSSH's client loses one that comes between its
+                # last look and its poll(); newer ones have ppoll() there.
+                signal.setitimer(signal.ITIMER_REAL, 1)
 
         # Handlers, not SIG_IGN: exec resets them, so that the program does not ignore what we do.
         # What nohup or a shell's & has made us ignore stays so for both.
         before = []
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        for name in ("SIGALRM", "SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
             if number and signal.getsignal(number) != signal.SIG_IGN:
                 before.append((number, signal.signal(number, pass_on)))
@@ -1278,18 +1281,21 @@ class App:
             stdin = None if typed else subprocess.DEVNULL
             process = subprocess.Popen(argv, stdin=stdin, env=self.child_environ())
             running.append(process)
-            if caught and not self.is_windows:  # before there was a process to pass it on to
-                process.send_signal(caught[0])
+            if caught:  # before there was a process to pass it on to
+                pass_on(caught[0], None)
             try:
                 code = process.wait(timeout)
             except subprocess.TimeoutExpired:
                 process.terminate()  # not kill: ssh has the terminal's modes to restore
+                pass_on(signal.SIGTERM, None)
                 process.wait()
                 raise PodError("The command has not ended within %g s" % timeout)
             if caught and code == 255:  # what ssh makes of a signal
                 return 128 + caught[0]
             return code if code >= 0 else 128 - code
         finally:
+            if not self.is_windows:
+                signal.setitimer(signal.ITIMER_REAL, 0)
             for number, old in before:
                 signal.signal(number, old)
 

@@ -379,6 +379,40 @@ def test_a_request_to_end_that_comes_before_ssh_is_there_reaches_it_too():
     assert app.hand_over(["sleep", "60"], timeout=30) == 128 + signal.SIGTERM
 
 
+# OpenSSH 9.2 sleeps on when a signal comes just before it waits; so does this one, always.
+DEAF_TO_THE_FIRST = """\
+#!/bin/sh
+trap 'trap "exit 255" INT TERM' INT TERM
+echo ready
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.fixture
+def deaf_ssh(api, tmp_path, monkeypatch):
+    (tmp_path / "ssh").write_text(DEAF_TO_THE_FIRST)
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", "%s:%s" % (tmp_path, os.environ["PATH"]))
+    monkeypatch.setenv("PODSTACK_API_TOKEN", USER)
+    api.add_pods(1, name="ci-pod", ssh_command="ssh root@h")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_ssh_has_lost_is_sent_again(deaf_ssh, number):
+    with running("pod", "exec", "ci-pod", "--", "x", stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+
+
+def test_the_end_at_a_time_limit_is_asked_for_again(deaf_ssh):
+    words = ["pod", "exec", "ci-pod", "--timeout", "0.5", "--", "x"]
+    with running(*words, stdout=subprocess.PIPE) as process:
+        assert process.wait(30) == 1
+        error = b"Error: The command has not ended within 0.5 s\n"
+        assert process.stderr.read() == error
+
+
 @own_connection
 def test_what_nohup_ignores_stays_ignored(pod):
     words = ["pod", "exec", "ci-pod", "-i", "--", "sh", "-c", "echo ready; cat"]
