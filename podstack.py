@@ -4954,106 +4954,57 @@ def auth_list(cx, args):
 # -- auth doctor
 
 
-class Findings:
-    """The lines of `auth doctor`: (check, status, detail, fix)."""
-
-    def __init__(self, app):
-        self.app, self.rows = app, []
-
-    def add(self, check, status, detail, fix=None):
-        detail = redact(detail, self.app.secrets)
-        self.rows.append({"check": check, "status": status, "detail": detail, "fix": fix})
-
-    def ok(self, check, detail):
-        self.add(check, "ok", detail)
-
-    def passes(self, check, act, *words, fix=None):
-        """Run a check; a failure is added with its own remedy, or `fix` where it knows none."""
-        try:
-            act(*words, self)
-            return True
-        except PodError as error:
-            own = error.hint if error.hint != DOCTOR_HINT else None
-            self.add(check, "fail", error.message, own or fix)
-            return False
-
-
 def milliseconds_since(started):
     return "%.0f ms" % ((time.monotonic() - started) * 1000)
 
 
-def check_lock(lock, findings):
-    """Add how long the lock takes; another process's is waited for two seconds."""
-    started, patience = time.monotonic(), lock.seconds
-    lock.seconds = 2
-    try:
-        with lock:
-            held, spent = lock.held, milliseconds_since(started)
-    finally:
-        lock.seconds = patience
-    if held:
-        findings.ok("lock", spent)
-    else:
-        fix = "Set PODSTACK_CONFIG to a path that can be written, on a local disk"
-        findings.add("lock", "warn", "there can be none beside the file", fix)
-
-
-def check_config(cx, findings):
-    """Add the config file's findings; raises PodError where it cannot be used."""
+def check_file(cx):
     path, config = cx.settings.path, cx.config.require()
     for name in config.profile_names():
         for field in PROFILE_FIELDS:
             config.profile(name).get(field)
     if config.stat is None:
-        findings.ok("file", "%s does not exist yet" % path)
+        yield "file", "ok", "%s does not exist yet" % path
     elif config.is_open_to_others and "token" in config.text:
-        findings.add("file", "warn", "%s can be read by others" % path, "chmod 600 %s" % path)
+        yield "file", "warn", "%s can be read by others" % path, "chmod 600 %s" % path
     else:
         mode = stat.S_IMODE(config.stat.st_mode)
-        findings.ok("file", "%s (mode %03o, uid %d)" % (path, mode, config.stat.st_uid))
-    if os.path.isdir(os.path.dirname(os.path.realpath(path))):
-        findings.passes("lock", check_lock, config.lock)
+        yield "file", "ok", "%s (mode %03o, uid %d)" % (path, mode, config.stat.st_uid)
 
 
-def check_value(cx, name, findings):
+def check_lock(cx):
+    if os.path.isdir(os.path.dirname(os.path.realpath(cx.settings.path))):
+        lock, started = cx.config.lock, time.monotonic()
+        lock.seconds = 2
+        with lock:
+            if lock.held:
+                yield "lock", "ok", milliseconds_since(started)
+            else:
+                fix = "Set PODSTACK_CONFIG to a path that can be written, on a local disk"
+                yield "lock", "warn", "there can be none beside the file", fix
+
+
+def check_value(cx, name):
+    """Yield where a value comes from, and what it shadows."""
+    cx.settings.profile()
     found = list(cx.settings.candidates(name))
     if found:
         shadowed = [origin for _, _, origin in found[1:] if origin != "default"]
         more = ", shadows %s" % ", ".join(shadowed) if shadowed else ""
-        findings.ok(name, "%s (%s)%s" % (found[0][1:] + (more,)))
+        yield name, "ok", "%s (%s)%s" % (found[0][1:] + (more,))
 
 
-def check_values(cx, findings):
-    """Add where each value comes from, and what it shadows; raises PodError without a profile."""
-    cx.settings.profile()
-    for name in SETTINGS:
-        findings.passes(name, check_value, cx, name, fix="Correct it where it is set")
-
-
-def check_keychain(cx, findings):
-    """Add whether the keychain answers, where it is in use."""
+def check_keychain(cx):
+    """Yield how long the keychain takes, where it is in use."""
     profile = cx.settings.profile()
     if profile.in_keychain or cx.settings.get("storage") == "keyring":
         started = time.monotonic()
         open_keychain(cx.settings, profile.name).read()
-        findings.ok("keyring", milliseconds_since(started))
+        yield "keyring", "ok", milliseconds_since(started)
 
 
-def check_clock(cx, findings, answer):
-    told = http_time(answer.headers.get("date"))
-    if told is None:
-        return
-    skew = cx.app.now() - told
-    if abs(skew) > REFRESH_SKEW:
-        fast = "ahead of" if skew > 0 else "behind"
-        detail = "%d s %s the server's" % (abs(skew), fast)
-        findings.add("clock", "warn", detail, "Set this machine's clock: timedatectl set-ntp true")
-    else:
-        findings.ok("clock", "agrees with the server's")
-
-
-def check_endpoint(cx, findings):
-    """Add whether the endpoint answers, over what, and whether the clocks agree."""
+def check_endpoint(cx):
+    """Yield whether the endpoint answers, over what, and whether the clocks agree."""
     url = parse_url(cx.settings.get("endpoint"))
     started = time.monotonic()
     try:
@@ -5069,12 +5020,18 @@ def check_endpoint(cx, findings):
     detail = "%s %s" % (url.origin, "through %s" % proxy if proxy else "directly")
     if url.scheme == "https":
         detail += ", trusting %s" % (cx.settings.get("ca_bundle") or "the system's certificates")
-    findings.ok("network", "%s, %s" % (detail, milliseconds_since(started)))
-    check_clock(cx, findings, answer)
+    yield "network", "ok", "%s, %s" % (detail, milliseconds_since(started))
+    told = http_time(answer.headers.get("date"))
+    skew = cx.app.now() - told if told else 0
+    if abs(skew) > REFRESH_SKEW:
+        detail = "%d s %s the server's" % (abs(skew), "ahead of" if skew > 0 else "behind")
+        yield "clock", "warn", detail, "Set this machine's clock: timedatectl set-ntp true"
+    elif told:
+        yield "clock", "ok", "agrees with the server's"
 
 
-def check_credential(cx, findings):
-    """Add where the token comes from, and whether it serves and until when."""
+def check_credential(cx):
+    """Yield where the token comes from, and until when it serves."""
     token, credential, profile = cx.api.token(), cx.api.credential, cx.settings.profile()
     detail = "%s, created %s, expires %s" % (
         credential.origin.replace("Token from ", "from "),
@@ -5084,7 +5041,39 @@ def check_credential(cx, findings):
     has_own = profile.holds_login or profile.get("token_command")
     if credential.kind == "environment" and has_own:
         detail += ", shadows the one of profile '%s'" % profile.name
-    findings.ok("token", detail)
+    yield "token", "ok", detail
+
+
+def examine(cx):
+    """Return the rows (check, status, detail, fix) of all checks that can be made."""
+    rows = []
+
+    def passes(check, look, *words, fix=None):
+        """Add what a check yields; a failure with its own remedy, or `fix` where it knows none."""
+        try:
+            for row in look(cx, *words):
+                rows.append((row + (None,))[:4])
+            return True
+        except PodError as error:
+            own = error.hint if error.hint != DOCTOR_HINT else None
+            rows.append((check, "fail", error.message, own or fix))
+            return False
+
+    from_environment = readable = cx.app.env("PODSTACK_API_TOKEN") is not None
+    usable = passes("file", check_file)
+    if usable:
+        passes("lock", check_lock)
+        usable = passes("profile", check_value, "profile")
+    if usable:
+        for name in list(SETTINGS)[1:]:
+            passes(name, check_value, name, fix="Correct it where it is set")
+        opened = passes("keyring", check_keychain)
+        readable = readable or opened or not cx.settings.profile().in_keychain
+    if usable or from_environment:
+        fix = "Correct the endpoint's address"
+        if passes("network", check_endpoint, fix=fix) and readable:
+            passes("token", check_credential)
+    return rows
 
 
 @command(
@@ -5093,25 +5082,14 @@ def check_credential(cx, findings):
     ("podstack auth doctor", "each line ok, warn or fail, with its remedy"),
 )
 def auth_doctor(cx, args):
-    findings = Findings(cx.app)
-    from_environment = cx.app.env("PODSTACK_API_TOKEN") is not None
-    usable = findings.passes("file", check_config, cx)
-    usable = usable and findings.passes("profile", check_values, cx)
-    readable = usable and (
-        findings.passes("keyring", check_keychain, cx) or not cx.settings.profile().in_keychain
-    )
-    reachable = (usable or from_environment) and findings.passes(
-        "network", check_endpoint, cx, fix="Correct the endpoint's address"
-    )
-    if reachable and (readable or from_environment):
-        findings.passes("token", check_credential, cx)
-    lines = []
-    for row in findings.rows:
-        lines.append("%-4s  %-9s  %s" % (row["status"], row["check"], row["detail"]))
-        if row["fix"]:
-            lines.append("%17s-> %s" % ("", row["fix"]))
-    print_fixed(cx, findings.rows, *lines)
-    if any(row["status"] == "fail" for row in findings.rows):
+    rows, lines = [], []
+    for check, status, detail, fix in examine(cx):
+        detail = redact(detail, cx.app.secrets)
+        rows.append({"check": check, "status": status, "detail": detail, "fix": fix})
+        lines.append("%-4s  %-9s  %s" % (status, check, detail))
+        lines += ["%17s-> %s" % ("", fix)] if fix else []
+    print_fixed(cx, rows, *lines)
+    if any(row["status"] == "fail" for row in rows):
         raise PodError("Something needs mending")
 
 
