@@ -5570,25 +5570,22 @@ def pod_get(cx, args):
             print_pod(cx, pod)
 
 
-def each_of(cx, things, act, failures):
-    """Return what `act` makes of each thing; failures are told at once and added to the list.
-
-    Where there is but one thing its failure is raised, and a bad token always is.
-    """
-    made = []
-    for thing in things:
-        try:
-            made.append(act(thing))
-        except PodError as error:
-            if len(things) == 1 and not failures or isinstance(error, AuthError):
-                raise
-            cx.app.complain(error.message, label="Error: ")
-            failures.append(error)
-    return made
-
-
 def change_pods(cx, args, act, words, target):
-    """Do `act(name)` for each pod, then wait for all of them; `words` say so before and after."""
+    """Do `act(name)` for each pod, then wait for all of them; `words` say so before and after.
+
+    Failures are told at once; that of the only pod is raised, and a bad token always is.
+    """
+    failures = []
+
+    def each(step, things):
+        for thing in things:
+            try:
+                yield step(thing)
+            except PodError as error:
+                if len(args.name) == 1 or isinstance(error, AuthError):
+                    raise
+                cx.app.complain(error.message, label="Error: ")
+                failures.append(error)
 
     def change(name):
         pod = act(name)
@@ -5599,52 +5596,46 @@ def change_pods(cx, args, act, words, target):
         wait_for_state(cx, pod, target, args.timeout)
         cx.app.say("%s pod '%s'" % (words[1], pod.get("name") or pod.get("id")))
 
-    failures = []
-    pods = each_of(cx, args.name, change, failures)
+    pods = list(each(change, args.name))
     if args.wait:
-        each_of(cx, pods, wait, failures)
+        list(each(wait, pods))
     if failures:
-        error = PodError("%d of %s failed" % (len(failures), plural(len(args.name), "pod")))
         codes = {failure.code for failure in failures}
-        error.code = codes.pop() if len(codes) == 1 else PodError.code
-        raise error
+        problem = "%d of %s failed" % (len(failures), plural(len(args.name), "pod"))
+        raise PodError(problem, code=codes.pop() if len(codes) == 1 else None)
 
 
-@command(
-    "pod start",
+def pod_action(verb, text, words, target, *parts):
+    """Declare `pod VERB`, after which a pod comes to be `target`."""
+
+    @command("pod " + verb, text, PODS, *parts, *WAIT_OPTIONS)
+    def act(cx, args):
+        body = {"force": args.force} if verb == "stop" else None
+        change_pods(cx, args, lambda name: cx.api.pod_action(name, verb, body), words, target)
+
+
+pod_action(
+    "start",
     "Start stopped pods\nStart one or more stopped pods.",
-    PODS,
-    *WAIT_OPTIONS,
+    ("Starting", "Started"),
+    "running",
     ("podstack pod start ci-pod --wait", "until it runs"),
 )
-def pod_start(cx, args):
-    words = ("Starting", "Started")
-    change_pods(cx, args, lambda name: cx.api.pod_action(name, "start"), words, "running")
-
-
-@command(
-    "pod stop",
+pod_action(
+    "stop",
     "Stop pods\nStop one or more pods.",
-    PODS,
+    ("Stopping", "Stopped"),
+    "stopped",
     flag("--force", "without asking its processes to end"),
-    *WAIT_OPTIONS,
     ("podstack pod stop ci-pod", "its disk stays"),
 )
-def pod_stop(cx, args):
-    body, words = {"force": args.force}, ("Stopping", "Stopped")
-    change_pods(cx, args, lambda name: cx.api.pod_action(name, "stop", body), words, "stopped")
-
-
-@command(
-    "pod restart",
+pod_action(
+    "restart",
     "Restart pods\nRestart one or more pods.",
-    PODS,
-    *WAIT_OPTIONS,
+    ("Restarting", "Restarted"),
+    "running",
     ("podstack pod restart ci-pod --wait", "until it runs again"),
 )
-def pod_restart(cx, args):
-    words = ("Restarting", "Restarted")
-    change_pods(cx, args, lambda name: cx.api.pod_action(name, "restart"), words, "running")
 
 
 @command(
@@ -5668,10 +5659,6 @@ def pod_delete(cx, args):
 # -- pod: what it does
 
 
-def print_log_line(app, line):
-    app.write(printable_log(line.decode("utf-8", "replace").rstrip("\r")) + "\n")
-
-
 def since_time(text, now):
     """Return the RFC 3339 time that --since means, or None; raises UsageError."""
     if text is None:
@@ -5685,6 +5672,18 @@ def since_time(text, now):
     return format_time(at)
 
 
+def whole_lines(chunks):
+    """Yield the lines of a log that comes in chunks, each list of them as it is there."""
+    rest = b""
+    for chunk in chunks:
+        lines = (rest + chunk).split(b"\n")
+        rest = lines.pop()
+        if len(rest) > MAX_LINE_BYTES:  # some programs never end a line
+            lines, rest = lines + [rest], b""
+        yield lines
+    yield [rest] if rest else []
+
+
 @command(
     "pod logs",
     "Show a pod's log\nShow a pod's log, as it stands or as it grows.",
@@ -5695,25 +5694,19 @@ def since_time(text, now):
     ("podstack pod logs ci-pod --tail 50 --follow", "the last lines, then new ones"),
 )
 def pod_logs(cx, args):
-    query = [("tail", args.tail), ("since", since_time(args.since, cx.app.now()))]
+    app = cx.app
+    query = [("tail", args.tail), ("since", since_time(args.since, app.now()))]
     query.append(("follow", "true" if args.follow else None))
     chunks = cx.api.pod_logs(args.name, query, args.follow)
-    if not cx.app.is_terminal(cx.app.stdout):
+    if not app.is_terminal(app.stdout):
         for chunk in chunks:
-            cx.app.write_bytes(chunk)
-            cx.app.flush()
+            app.write_bytes(chunk)
+            app.flush()
         return
-    rest = b""
-    for chunk in chunks:
-        lines = (rest + chunk).split(b"\n")
-        rest = lines.pop()
-        if len(rest) > MAX_LINE_BYTES:  # some programs never end a line
-            lines, rest = lines + [rest], b""
+    for lines in whole_lines(chunks):
         for line in lines:
-            print_log_line(cx.app, line)
-        cx.app.flush()
-    if rest:
-        print_log_line(cx.app, rest)
+            app.write(printable_log(line.decode("utf-8", "replace").rstrip("\r")) + "\n")
+        app.flush()
 
 
 @command(
@@ -5890,12 +5883,10 @@ def check_api_path(text):
     decoded = path
     while unquote(decoded) != decoded:  # however often it will be decoded there
         decoded = unquote(decoded)
-    segments = decoded.replace("\\", "/").split("/")
-    plain = is_token(text) and not any(char in text for char in '\\#"<>')
-    if not path.startswith("/") or path.startswith("//") or not plain:
-        raise UsageError("PATH starts with one / and is a path alone, as in /pods")
-    if ".." in segments or "." in segments:
-        raise UsageError("PATH may not hold . or ..")
+    plain = is_token(text) and not set('\\#"<>').intersection(text)
+    dots = {".", ".."}.intersection(decoded.replace("\\", "/").split("/"))
+    if not plain or not path.startswith("/") or path.startswith("//") or dots:
+        raise UsageError("PATH starts with one / and is a path alone, without .., as in /pods")
     return path, parse_qsl(query, keep_blank_values=True)
 
 
@@ -5950,15 +5941,6 @@ def read_receipt(app):
     return dict(line.partition(" ")[::2] for line in app.read_lines(path))
 
 
-def check_is_ours(folder):
-    if os.stat(folder).st_uid != os.geteuid():
-        hint = "Run podstack update as the user that it belongs to (root: sudo podstack update)"
-        raise PodError("%s is not yours to change" % folder, hint)
-    if not os.access(folder, os.W_OK):
-        hint = "Update it where it is made: an image, or a read-only disk"
-        raise PodError("%s cannot be written to" % folder, hint)
-
-
 def fetch_installer(cx, origin):
     """Return (version, text) of install.sh from its origin, whole; raises PodError."""
     url = safe_url(origin + "/cli", "installer's address", loopback=True)
@@ -5985,7 +5967,10 @@ def update(cx, args):
         news = "is the newest" if version == VERSION else "can be updated to " + version
         cx.app.out("podstack %s %s" % (VERSION, news))
         return
-    check_is_ours(os.path.dirname(SOURCE))
+    folder = os.path.dirname(SOURCE)
+    if os.stat(folder).st_uid != os.geteuid() or not os.access(folder, os.W_OK):
+        hint = "Run podstack update as its owner, or renew it where it is made (an image, a disk)"
+        raise PodError("%s is not yours to change" % folder, hint)
     prefix = os.path.dirname(os.path.dirname(receipt["launcher"]))
     argv = [cx.app.which("sh") or "/bin/sh", "-s", "--", "--prefix", prefix]
     argv += ["--quiet"] if cx.app.quiet else []

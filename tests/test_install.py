@@ -605,8 +605,9 @@ def test_an_install_on_a_read_only_disk_is_not_updated(origin, root):
     line = "mount --bind p p && mount -o remount,bind,ro p && p/bin/podstack update"
     told = root.run("unshare", "-m", "sh", "-c", line, code=1).err
     assert told == (
-        "Error: %s/p/lib/podstack cannot be written to\n"
-        "Update it where it is made: an image, or a read-only disk\n" % root.home
+        "Error: %s/p/lib/podstack is not yours to change\n"
+        "Run podstack update as its owner, or renew it where it is made (an image, a disk)\n"
+        % root.home
     )
 
 
