@@ -3825,19 +3825,9 @@ def refusal(answer, what, credential, now):
 
 def last_page(told, page, rows, size):
     """Return the number of a list's last page, by its pagination object or by a full page."""
-
-    def number(key):
-        value = told.get(key)
-        return value if type(value) is int and 0 < value < 10**9 else 0
-
-    last = number("pages") or -(-number("total") // (number("limit") or size))
+    counts = {key: n for key, n in told.items() if type(n) is int and 0 < n < 10**9}
+    last = counts.get("pages") or -(-counts.get("total", 0) // counts.get("limit", size))
     return last or (page + 1 if rows >= size else page)
-
-
-def rows_not_in(before, rows):
-    """Return those of a page's rows that the page before did not hold."""
-    known = [row["id"] for row in before if row.get("id") is not None]
-    return [] if rows == before else [row for row in rows if row.get("id") not in known]
 
 
 def read_pages(fetch):
@@ -3869,10 +3859,10 @@ def read_pages(fetch):
 class Api:
     """The API with the effective token at the effective endpoint, or with those given."""
 
-    def __init__(self, settings, http, credential=None, endpoint=None):
+    def __init__(self, cx, credential=None, endpoint=None):
         from _thread import allocate_lock  # documented, and free where threading costs 6 ms
 
-        self.settings, self.http, self.app = settings, http, settings.app
+        self.cx, self.settings = cx, cx.settings
         self._credential, self._endpoint = credential, endpoint
         self.renewing = allocate_lock()
 
@@ -3881,7 +3871,7 @@ class Api:
         """The effective Credential, refreshed first where that is due."""
         if self._credential is None:
             found = find_credential(self.settings)
-            self._credential = fresh_credential(self.settings, self.http, found)
+            self._credential = fresh_credential(self.settings, self.cx.http, found)
         return self._credential
 
     def renewed(self, refused):
@@ -3896,7 +3886,7 @@ class Api:
             if old.kind == "command":
                 self._credential = command_credential(self.settings, old.profile)
             elif old.login and old.login.refresh_token and old.profile:
-                self._credential = renew_login(self.settings, self.http, old)
+                self._credential = renew_login(self.settings, self.cx.http, old)
             return self._credential.token != refused
 
     def url(self, path, query=()):
@@ -3930,12 +3920,13 @@ class Api:
                 headers["Content-Type"] = "application/json"
             if silence:
                 headers["Accept"] = "text/plain"
-            answer = self.http.request(method, url, headers, content, redirects=5, silence=silence)
+            options = {"redirects": 5, "silence": silence}
+            answer = self.cx.http.request(method, url, headers, content, **options)
             if answer.status != 401 or turn == 2 or not self.renewed(token):
                 break
         check_service(answer)
         if answer.status >= 400:
-            raise refusal(answer, what, self.credential, self.app.now())
+            raise refusal(answer, what, self.credential, self.cx.app.now())
         return answer
 
     def object(self, name, method, path, **options):
@@ -3970,8 +3961,9 @@ class Api:
 
         before, left = [], limit
         for rows in read_pages(fetch):
-            fresh = rows_not_in(before, rows)
-            if not fresh:
+            known = [row["id"] for row in before if row.get("id") is not None]
+            fresh = [row for row in rows if row.get("id") not in known]
+            if not fresh or rows == before:
                 return
             yield fresh[:left]
             before, left = rows, left and left - len(fresh)
@@ -3981,8 +3973,7 @@ class Api:
     def every(self, name, path, query=(), in_project=False):
         """Yield every row of a list."""
         for rows in self.pages(name, path, query, in_project=in_project):
-            for row in rows:
-                yield row
+            yield from rows
 
     # -- account
 
@@ -3991,9 +3982,6 @@ class Api:
 
     def token(self):
         return self.object("token", "GET", "/auth/token")
-
-    def revoke_token(self):
-        self.send("DELETE", "/auth/token")
 
     # -- projects
 
@@ -4062,12 +4050,13 @@ class Api:
 
 
 class Context:
-    """What a command gets: the app, its options, the settings, and the API on demand."""
+    """What a command gets: the app, its options, the settings, and the API."""
 
     def __init__(self, app, options):
         self.app, self.options = app, options
         self.settings = Settings(app, options)
-        self._http = self._api = None
+        self.api = Api(self)
+        self._http = None
 
     @property
     def config(self):
@@ -4079,12 +4068,6 @@ class Context:
             settings = self.settings
             self._http = Http(self.app, settings.get("timeout"), settings.get("ca_bundle"))
         return self._http
-
-    @property
-    def api(self):
-        if self._api is None:
-            self._api = Api(self.settings, self.http)
-        return self._api
 
     def confirm(self, question, flag="--yes"):
         """Return when the user agrees, or has agreed beforehand (--yes, `cli.confirm: false`)."""
@@ -4177,32 +4160,27 @@ merge "$part/new" "$goal"
 
 
 class Meter:
-    """A stream that shows how much has gone through it."""
+    """The stream of a copy; it shows how much has gone through."""
 
-    def __init__(self, app):
-        self.app, self.stream, self.count, self.told = app, None, 0, time.monotonic()
+    def __init__(self, app, stream):
+        self.app, self.stream, self.count, self.told = app, stream, 0, time.monotonic()
 
     def write(self, data):
-        self.stream.write(self.count_in(data))
-
-    def read(self, size):
-        return self.count_in(self.stream.read(size))
+        self.count_in(data)
+        self.stream.write(data)
 
     def tell(self):
         return self.count
+
+    def read(self, size):
+        return self.count_in(self.stream.read(size))
 
     def count_in(self, data):
         self.count += len(data)
         if time.monotonic() - self.told > 0.2:
             self.told = time.monotonic()
-            self.app.countup("Copying", self.shown)
+            self.app.countup("Copying", "%.1f MB" % (self.count / 1e6))
         return data
-
-    @property
-    def shown(self):
-        if self.count < 1e6:
-            return "%d kB" % -(-self.count // 1000)
-        return "%.1f MB" % (self.count / 1e6)
 
 
 def run_copy(cx, pod, place, script, *operands, **streams):
@@ -4226,28 +4204,25 @@ def pack(app, stream, source):
             return None
         return member
 
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        archive.add(os.path.realpath(source), "new", filter=entry)
-        archive.addfile(tarfile.TarInfo("end"))
+    try:
+        stream = Meter(app, stream)
+        with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
+            archive.add(os.path.realpath(source), "new", filter=entry)
+            archive.addfile(tarfile.TarInfo("end"))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = (error.filename or source, error.strerror or error)
+        raise PodError("Cannot read %s: %s" % reason)
 
 
-def copy_to_pod(cx, meter, source, pod, path):
-    def send(stream):
-        meter.stream = stream
-        try:
-            pack(cx.app, meter, source)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            reason = (error.filename or source, error.strerror or error)
-            raise PodError("Cannot read %s: %s" % reason)
-
+def copy_to_pod(cx, source, pod, path):
     if not os.path.lexists(source):
         raise NotFound("%s does not exist" % source)
     if os.path.isdir(source):  # which may become `path/`, as with cp
         path = path.rstrip("/") or "/"
-    part = os.urandom(6).hex()
-    run_copy(cx, pod, path, RECEIVE, path, own_name(source), part, feed=send)
+    operands = (path, own_name(source), os.urandom(6).hex())
+    run_copy(cx, pod, path, RECEIVE, *operands, feed=lambda stream: pack(cx.app, stream, source))
 
 
 def short_headers():
@@ -4304,7 +4279,8 @@ def unpack(app, stream, new):
 
     links = []
     try:
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=short_headers()) as archive:
+        metered = Meter(app, stream)
+        with tarfile.open(fileobj=metered, mode="r|", tarinfo=short_headers()) as archive:
             for member in archive:
                 names = safe_names(member.name)
                 in_tree = member.isdir() or os.path.isdir(new)
@@ -4338,7 +4314,7 @@ def merge(new, goal):
         merge(os.path.join(new, name), os.path.join(goal, name))
 
 
-def copy_from_pod(cx, meter, pod, path, target):
+def copy_from_pod(cx, pod, path, target):
     import tempfile
 
     goal = os.path.join(target, own_name(path)) if os.path.isdir(target) else target
@@ -4349,8 +4325,7 @@ def copy_from_pod(cx, meter, pod, path, target):
 
     def receive(stream):
         nonlocal whole
-        meter.stream = stream
-        whole = unpack(cx.app, meter, new)
+        whole = unpack(cx.app, stream, new)
         while stream.read(65536):
             pass
 
@@ -4673,7 +4648,7 @@ def finish_login(cx, profile, storage, login):
     credential = Credential(login.token, "login", "Token just given", None, login)
     try:
         if from_oauth or not cx.options.no_verify:
-            user = Api(cx.settings, cx.http, credential).whoami()
+            user = Api(cx, credential).whoami()
     except AuthError:
         raise
     except PodError as error:
@@ -4858,7 +4833,7 @@ def revoke_credential(cx, credential, endpoint):
         revoke_oauth(cx.http, server, login)
     else:
         try:
-            Api(cx.settings, cx.http, credential, endpoint).revoke_token()
+            Api(cx, credential, endpoint).send("DELETE", "/auth/token")
         except AuthError:
             return cx.app.say("The token was dead already")
     cx.app.say("Token revoked")
@@ -5791,12 +5766,11 @@ def pod_cp(cx, args):
     source, target = split_place(cx.app, args.src), split_place(cx.app, args.dst)
     if bool(source[0]) == bool(target[0]):
         raise UsageError("One of SRC and DST must be POD:PATH, the other a path here")
-    meter = Meter(cx.app)
     if target[0]:
-        copy_to_pod(cx, meter, source[1], *target)
+        copy_to_pod(cx, source[1], *target)
     else:
-        copy_from_pod(cx, meter, *source, target=target[1])
-    cx.app.say("Copied %s to %s (%s)" % (args.src, args.dst, meter.shown))
+        copy_from_pod(cx, *source, target=target[1])
+    cx.app.say("Copied %s to %s" % (args.src, args.dst))
 
 
 def read_forward(text):
@@ -6388,7 +6362,7 @@ def completion(cx, args):
 def names_at_server(cx, kind):
     """Return what the API lists; no login is renewed for that, and no token_command is run."""
     found = find_credential(cx.settings)
-    api = Api(cx.settings, cx.http, Credential(found.token, "environment", found.origin))
+    api = Api(cx, Credential(found.token, "environment", found.origin))
     pages = api.pages(kind, "/" + kind, limit=PAGE_SIZE, in_project=kind == "pods")
     names = [row.get("type" if kind == "gpus" else "name") for row in counted(cx, pages)]
     return [name for name in names if isinstance(name, str)]
