@@ -4358,32 +4358,39 @@ GROUPS = (
 )
 
 
-class Argument:
+class Part:
+    """What a command is declared with, besides words and help: a decorator of its handler."""
+
+    def __call__(self, handler):
+        handler.__dict__.setdefault("parts", []).insert(0, self)
+        return handler
+
+
+class Option(Part):
     """An option: `names`, `metavar` (None: it takes no value), and how its value is read.
 
-    `read` turns the text into the value or raises ValueError with what is accepted.
+    `read` turns the text into the value or raises ValueError with what is accepted; `complete` is
+    the words that can be the value, or the kind of thing that it names.
     """
 
     def __init__(self, names, metavar, help, read=str, default=None, required=False, repeats=False,
-                 choices=(), complete=None):  # fmt: skip
+                 complete=()):  # fmt: skip
         self.names = names.split()
         self.dest = self.names[-1].lstrip("-").replace("-", "_")
-        self.metavar, self.help, self.default = metavar, help, default
-        self.required, self.repeats = required, repeats
-        self.choices, self.complete = choices, complete
-        self.read = one_of(*choices) if choices else read
+        self.metavar, self.help, self.read, self.default = metavar, help, read, default
+        self.required, self.repeats, self.complete = required, repeats, complete
         TAKES_VALUE.update((name, metavar is not None) for name in self.names)
 
     def __str__(self):
         return ", ".join(self.names) + (" " + self.metavar if self.metavar else "")
 
 
-class Operand:
+class Operand(Part):
     """A word that a command takes: `count` is 1, `+` (some), `*` (any) or `--` (after a --)."""
 
     FORMS = {"1": "%s", "+": "%s...", "*": "[%s...]", "--": "-- %s..."}
 
-    def __init__(self, name, help, count="1", complete=None, dest=None):
+    def __init__(self, name, help, count="1", complete=(), dest=None):
         self.name, self.help, self.count, self.complete = name, help, count, complete
         self.dest = dest or name.lower()
 
@@ -4391,46 +4398,50 @@ class Operand:
         return self.FORMS[self.count] % self.name
 
 
+class Example(Part):
+    """A line that somebody may type, and what for."""
+
+    def __init__(self, typed, meaning):
+        self.typed, self.meaning = typed, meaning
+
+
 class Command:
-    """One command: its `words`, `arguments`, `operands`, `examples`, `handler` and help.
+    """One command: its `words`, `options`, `operands`, `examples`, `handler` and help.
 
     The first line of `text` is the `help` in lists of commands; where that line is no sentence it
     stands there alone, and the rest is what the command's own help is `about`.
     """
 
-    def __init__(self, words, text, parts, handler):
+    def __init__(self, words, text, handler):
         first, _, rest = text.partition("\n")
         self.words, self.handler = words, handler
         self.help, self.about = first.rstrip("."), text if first.endswith(".") else rest
-        self.arguments = [part for part in parts if isinstance(part, Argument)]
-        self.operands = [part for part in parts if isinstance(part, Operand)]
-        self.examples = [part for part in parts if isinstance(part, tuple)]
+        self.options = [part for part in handler.parts if isinstance(part, Option)]
+        self.operands = [part for part in handler.parts if isinstance(part, Operand)]
+        self.examples = [part for part in handler.parts if isinstance(part, Example)]
 
 
-def command(words, text, *parts):
-    """Declare the function below as the handler of a command, whose help is `text` (see Command).
-
-    `parts` are Arguments, Operands and examples: pairs of what is typed and what for.
-    """
+def command(words, text):
+    """Declare the function below, with its parts, as the handler of a command."""
 
     def declare(handler):
         path = tuple(words.split())
-        COMMANDS[path] = Command(path, text, parts, handler)
+        COMMANDS[path] = Command(path, text, handler)
         return handler
 
     return declare
 
 
 def flag(names, help):
-    return Argument(names, None, help, default=False)
-
-
-def option(names, metavar, help, **more):
-    return Argument(names, metavar, help, **more)
+    return Option(names, None, help, default=False)
 
 
 def repeated(names, metavar, help, read=str):
-    return Argument(names, metavar, help, read, default=[], repeats=True)
+    return Option(names, metavar, help, read, default=[], repeats=True)
+
+
+def timeout(help, seconds):
+    return Option("--timeout", "S", "%s (%d)" % (help, seconds), read_seconds, float(seconds))
 
 
 def whole_number(text):
@@ -4446,21 +4457,19 @@ def port_number(text):
 
 
 GLOBAL_OPTIONS = (
-    option("--profile", "NAME", "use this profile", complete="profiles"),
-    option("--project", "NAME", "work in this project", complete="projects"),
-    option("-o --output", "FORM", "how to print: table, wide, json, yaml", choices=OUTPUTS),
+    Option("--profile", "NAME", "use this profile", complete="profiles"),
+    Option("--project", "NAME", "work in this project", complete="projects"),
+    Option("-o --output", "FORM", "how to print: table, wide, json, yaml", one_of(*OUTPUTS),
+           complete=OUTPUTS),
     flag("-q --quiet", "no progress or hints; ids alone for lists"),
     flag("-y --yes", "answer every question with yes"),
     flag("--debug", "show requests and tracebacks (never secrets)"),
     flag("--no-color", "no colour"),
     flag("-h --help", "show this help"),
     flag("--version", "show the version"),
-)
-WAIT_OPTIONS = (
-    flag("--wait", "wait until it is done"),
-    option("--timeout", "S", "how long to wait (%d)" % WAIT_SECONDS, read=read_seconds,
-           default=float(WAIT_SECONDS)),
 )  # fmt: skip
+WAIT = flag("--wait", "wait until it is done")
+TIMEOUT = timeout("how long to wait", WAIT_SECONDS)
 POD = Operand("NAME", "the pod's name or id", complete="pods")
 PODS = Operand("NAME", "the pods' names or ids", "+", "pods")
 
@@ -4664,21 +4673,19 @@ def finish_login(cx, profile, storage, login):
     "auth login",
     "Sign in through the browser, a code on another device, or a token.\n\n"
     "The login is kept in ~/.podstack/config.yaml (0600), on macOS in the Keychain.",
-    option("--token", "T", "store this API token (- reads it from stdin)"),
-    flag("--device", "sign in with a code on another device"),
-    flag("--browser", "sign in with a browser on this machine"),
-    flag("--no-browser", "only print the address to open"),
-    option("--callback-port", "N", "listen for the browser on this port", read=port_number,
-           default=0),
-    option("--timeout", "S", "how long to wait for the browser (%d)" % LOGIN_SECONDS,
-           read=read_seconds, default=float(LOGIN_SECONDS)),
-    flag("--use-keyring", "keep the login in the system's keychain"),
-    flag("--no-keyring", "keep the login in the config file"),
-    flag("--no-verify", "store the token without checking it"),
-    ("podstack auth login", "in the browser"),
-    ("podstack auth login --token YOUR_API_TOKEN", "with an API token"),
-    ("podstack --profile work auth login", "a second account")
-)  # fmt: skip
+)
+@Option("--token", "T", "store this API token (- reads it from stdin)")
+@flag("--device", "sign in with a code on another device")
+@flag("--browser", "sign in with a browser on this machine")
+@flag("--no-browser", "only print the address to open")
+@Option("--callback-port", "N", "listen for the browser on this port", read=port_number, default=0)
+@timeout("how long to wait for the browser", LOGIN_SECONDS)
+@flag("--use-keyring", "keep the login in the system's keychain")
+@flag("--no-keyring", "keep the login in the config file")
+@flag("--no-verify", "store the token without checking it")
+@Example("podstack auth login", "in the browser")
+@Example("podstack auth login --token YOUR_API_TOKEN", "with an API token")
+@Example("podstack --profile work auth login", "a second account")
 def auth_login(cx, args):
     app, settings = cx.app, cx.settings
     cx.config.require()
@@ -4708,12 +4715,9 @@ def auth_login(cx, args):
     return sign_in_by_browser(app, cx.http, server, args, way == "browser", complete)
 
 
-@command(
-    "auth status",
-    "Show whose the token is and until when, checked with the server.",
-    ("podstack auth status", "who, which account, until when"),
-    ("podstack auth status -o json", "for a script"),
-)
+@command("auth status", "Show whose the token is and until when, checked with the server.")
+@Example("podstack auth status", "who, which account, until when")
+@Example("podstack auth status -o json", "for a script")
 def auth_status(cx, args):
     try:
         user = cx.api.whoami()
@@ -4745,11 +4749,8 @@ def auth_status(cx, args):
         cx.app.say("The token is from PODSTACK_API_TOKEN")
 
 
-@command(
-    "auth whoami",
-    "Print the e-mail address that the token belongs to.",
-    ("podstack auth whoami", "the address alone"),
-)
+@command("auth whoami", "Print the e-mail address that the token belongs to.")
+@Example("podstack auth whoami", "the address alone")
 def auth_whoami(cx, args):
     user = cx.api.whoami()
     if not user.get("email"):
@@ -4772,11 +4773,8 @@ def flat_fields(value, name=""):
 CREATED = ("Created", date_of("created_at"))
 
 
-@command(
-    "auth token-info",
-    "Show the token's type, name, scopes, age and expiry.",
-    ("podstack auth token-info", "type, scopes, expiry; never the token"),
-)
+@command("auth token-info", "Show the token's type, name, scopes, age and expiry.")
+@Example("podstack auth token-info", "type, scopes, expiry; never the token")
 def auth_token_info(cx, args):
     token, credential = cx.api.token(), cx.api.credential
     prefix = token.get("prefix")
@@ -4793,11 +4791,8 @@ def auth_token_info(cx, args):
     print_object(cx, dict(token, token_source=credential.kind), columns)
 
 
-@command(
-    "auth token",
-    "Print the effective token alone, refreshed first when it is due.",
-    ('curl -H "Authorization: Bearer $(podstack auth token)" ...', "in a script"),
-)
+@command("auth token", "Print the effective token alone, refreshed first when it is due.")
+@Example('curl -H "Authorization: Bearer $(podstack auth token)" ...', "in a script")
 def auth_token(cx, args):
     found = cx.api.credential
     login = found.login
@@ -4806,11 +4801,8 @@ def auth_token(cx, args):
     print_fixed(cx, {"token": found.token}, found.token)
 
 
-@command(
-    "auth refresh",
-    "Exchange the stored refresh token for a new login.",
-    ("podstack auth refresh", "a new access token, now"),
-)
+@command("auth refresh", "Exchange the stored refresh token for a new login.")
+@Example("podstack auth refresh", "a new access token, now")
 def auth_refresh(cx, args):
     profile = cx.settings.profile()
     cx.config.require()
@@ -4839,11 +4831,8 @@ def revoke_credential(cx, credential, endpoint):
     cx.app.say("Token revoked")
 
 
-@command(
-    "auth revoke",
-    "End the effective token at the server, then forget it here.",
-    ("podstack auth revoke --yes", "then sign in again"),
-)
+@command("auth revoke", "End the effective token at the server, then forget it here.")
+@Example("podstack auth revoke --yes", "then sign in again")
 def auth_revoke(cx, args):
     credential = find_credential(cx.settings)
     if credential.kind == "command":
@@ -4865,14 +4854,11 @@ def revoke_stored(cx, profile):
         revoke_credential(cx, credential, token_endpoint(profile))
 
 
-@command(
-    "auth logout",
-    "Remove the stored login from the config file and the keychain.",
-    flag("--all", "of every profile"),
-    flag("--revoke", "end it at the server first"),
-    ("podstack auth logout", "project and settings stay"),
-    ("podstack auth logout --all --revoke", "leave nothing valid behind"),
-)
+@command("auth logout", "Remove the stored login from the config file and the keychain.")
+@flag("--all", "of every profile")
+@flag("--revoke", "end it at the server first")
+@Example("podstack auth logout", "project and settings stay")
+@Example("podstack auth logout --all --revoke", "leave nothing valid behind")
 def auth_logout(cx, args):
     app, settings = cx.app, cx.settings
     config = cx.config.require()
@@ -4912,11 +4898,8 @@ def profile_facts(settings, profile):
     }
 
 
-@command(
-    "auth list",
-    "List every profile: who, project, endpoint, storage, until when.",
-    ("podstack auth list", "from the config file alone"),
-)
+@command("auth list", "List every profile: who, project, endpoint, storage, until when.")
+@Example("podstack auth list", "from the config file alone")
 def auth_list(cx, args):
     config = cx.config.require()
     profiles = [config.profile(name) for name in config.profile_names()]
@@ -5051,11 +5034,8 @@ def examine(cx):
     return rows
 
 
-@command(
-    "auth doctor",
-    "Find what keeps you from signing in, and where values come from.",
-    ("podstack auth doctor", "each line ok, warn or fail, with its remedy"),
-)
+@command("auth doctor", "Find what keeps you from signing in, and where values come from.")
+@Example("podstack auth doctor", "each line ok, warn or fail, with its remedy")
 def auth_doctor(cx, args):
     rows, lines = [], []
     for check, status, detail, fix in examine(cx):
@@ -5075,7 +5055,7 @@ SETTING_KEYS = {setting.key: setting for setting in SETTINGS.values()}
 TOKEN_KEYS = ["auth.token", "auth.refresh_token"]
 SETTABLE = list(SETTING_KEYS) + ["auth.token_command"]
 READABLE = SETTABLE + [key for key in PROFILE_KEYS if key not in SETTABLE + TOKEN_KEYS]
-KEY = Operand("KEY", "such as defaults.project or profiles.work.project", complete="keys")
+KEY = Operand("KEY", "such as defaults.project or profiles.work.project", complete=SETTABLE)
 
 
 def usage_error(words, message):
@@ -5139,23 +5119,17 @@ def masked(value, name=None):
     return value if value is None else redact(value)
 
 
-@command(
-    "config show",
-    "Show the whole config file with its tokens masked.",
-    ("podstack config show", "what the file says"),
-)
+@command("config show", "Show the whole config file with its tokens masked.")
+@Example("podstack config show", "what the file says")
 def config_show(cx, args):
     data = masked(cx.config.require().data)
     if data or cx.options.output:
         print_data(cx, data, "json" if cx.options.output == "json" else "yaml")
 
 
-@command(
-    "config get",
-    "Print a key's effective value; exit 6 when there is none.",
-    KEY,
-    ("podstack config get defaults.project", "the value in effect"),
-)
+@command("config get", "Print a key's effective value; exit 6 when there is none.")
+@KEY
+@Example("podstack config get defaults.project", "the value in effect")
 def config_get(cx, args):
     key, active = Key(args.key, READABLE), cx.settings.profile().name
     if key.setting and not key.profile:
@@ -5186,14 +5160,11 @@ def switch_profile(cx, name):
     say_overridden(cx, SETTINGS["profile"])
 
 
-@command(
-    "config set",
-    "Set a key; a profile that it names is created.",
-    KEY,
-    Operand("VALUE", "its value"),
-    ("podstack config set defaults.output json", "for every command"),
-    ("podstack config set profiles.work.project work-project", "for one profile"),
-)
+@command("config set", "Set a key; a profile that it names is created.")
+@KEY
+@Operand("VALUE", "its value")
+@Example("podstack config set defaults.output json", "for every command")
+@Example("podstack config set profiles.work.project work-project", "for one profile")
 def config_set(cx, args):
     key, value = Key(args.key, SETTABLE), args.value
     accept(args.key, value, key.setting.read if key.setting else read_text)
@@ -5207,12 +5178,9 @@ def config_set(cx, args):
         say_overridden(cx, key.setting)
 
 
-@command(
-    "config unset",
-    "Remove a key; no error where it is not set.",
-    KEY,
-    ("podstack config unset defaults.project", "back to the default"),
-)
+@command("config unset", "Remove a key; no error where it is not set.")
+@KEY
+@Example("podstack config unset defaults.project", "back to the default")
 def config_unset(cx, args):
     key, active = Key(args.key, SETTABLE), cx.settings.profile().name
     cx.config.edit(lambda config: key.change(config, active, None))
@@ -5235,11 +5203,8 @@ def reset_plan(config):
     return [(key, None) for key in keys]
 
 
-@command(
-    "config reset",
-    "Remove all settings of the config file; logins stay.",
-    ("podstack config reset --yes", "without a question"),
-)
+@command("config reset", "Remove all settings of the config file; logins stay.")
+@Example("podstack config reset --yes", "without a question")
 def config_reset(cx, args):
     cx.config.require()
     cx.confirm("Remove every setting in %s (logins stay)?" % cx.settings.path)
@@ -5247,31 +5212,22 @@ def config_reset(cx, args):
     cx.app.say("Settings removed; logins kept (podstack auth logout removes those)")
 
 
-@command(
-    "config path",
-    "Print where the config file is, or would be.",
-    ("cat $(podstack config path)", "look at the file"),
-)
+@command("config path", "Print where the config file is, or would be.")
+@Example("cat $(podstack config path)", "look at the file")
 def config_path(cx, args):
     print_fixed(cx, cx.settings.path, cx.settings.path)
 
 
-@command(
-    "config set-profile",
-    "Choose the profile to use from now on.",
-    Operand("PROFILE", "an existing profile", complete="profiles", dest="name"),
-    ("podstack config set-profile work", "until you choose another"),
-)
+@command("config set-profile", "Choose the profile to use from now on.")
+@Operand("PROFILE", "an existing profile", complete="profiles", dest="name")
+@Example("podstack config set-profile work", "until you choose another")
 def config_set_profile(cx, args):
     accept("A profile", args.name, read_profile_name)
     switch_profile(cx, args.name)
 
 
-@command(
-    "config get-profile",
-    "Print the name of the profile in use.",
-    ("podstack config get-profile", "the name alone"),
-)
+@command("config get-profile", "Print the name of the profile in use.")
+@Example("podstack config get-profile", "the name alone")
 def config_get_profile(cx, args):
     name = cx.settings.profile().name
     print_fixed(cx, name, name)
@@ -5283,12 +5239,9 @@ def delete_plan(config, name):
     return [(key, None) for key in keys]
 
 
-@command(
-    "config delete-profile",
-    "Delete a profile, its login and its keychain item.",
-    Operand("PROFILE", "a profile that is not in use", complete="profiles", dest="name"),
-    ("podstack config delete-profile work", "asks first"),
-)
+@command("config delete-profile", "Delete a profile, its login and its keychain item.")
+@Operand("PROFILE", "a profile that is not in use", complete="profiles", dest="name")
+@Example("podstack config delete-profile work", "asks first")
 def config_delete_profile(cx, args):
     name, config = args.name, cx.config.require()
     config.existing_profile(name)
@@ -5304,11 +5257,8 @@ def config_delete_profile(cx, args):
 # -- project
 
 
-@command(
-    "project list",
-    "List the projects; * marks the current one.",
-    ("podstack project list", "the current one is marked"),
-)
+@command("project list", "List the projects; * marks the current one.")
+@Example("podstack project list", "the current one is marked")
 def project_list(cx, args):
     current = cx.settings.get("project")
 
@@ -5326,13 +5276,10 @@ def store_project(cx, word):
     say_overridden(cx, SETTINGS["project"])
 
 
-@command(
-    "project use",
-    "Choose the project to work in, and store it in the profile.",
-    Operand("PROJECT", "its name or id", complete="projects", dest="name"),
-    flag("--no-verify", "do not check that it exists"),
-    ("podstack project use my-project", "from now on"),
-)
+@command("project use", "Choose the project to work in, and store it in the profile.")
+@Operand("PROJECT", "its name or id", complete="projects", dest="name")
+@flag("--no-verify", "do not check that it exists")
+@Example("podstack project use my-project", "from now on")
 def project_use(cx, args):
     word = accept("A project's name", args.name, read_text)
     if not args.no_verify:
@@ -5340,11 +5287,8 @@ def project_use(cx, args):
     store_project(cx, word)
 
 
-@command(
-    "project current",
-    "Print the current project.",
-    ("podstack project current", "the name alone; exit 6 when there is none"),
-)
+@command("project current", "Print the current project.")
+@Example("podstack project current", "the name alone; exit 6 when there is none")
 def project_current(cx, args):
     project = cx.settings.get("project")
     if project is None:
@@ -5362,14 +5306,11 @@ def print_created(cx, made):
     cx.app.out(shown if form == "ids" else "%s  %s" % (shown, field("name")(made)))
 
 
-@command(
-    "project create",
-    "Create a project.",
-    option("--name", "N", "the project's name", required=True),
-    option("--desc", "D", "what it is for"),
-    flag("--use", "and work in it from now on"),
-    ("podstack project create --name my-project --use", "create it and use it"),
-)
+@command("project create", "Create a project.")
+@Option("--name", "N", "the project's name", required=True)
+@Option("--desc", "D", "what it is for")
+@flag("--use", "and work in it from now on")
+@Example("podstack project create --name my-project --use", "create it and use it")
 def project_create(cx, args):
     body = {"name": args.name}
     if args.desc is not None:
@@ -5446,27 +5387,25 @@ def wait_for_state(cx, pod, target, timeout):
             pod = dict(pod, status="unreachable")
 
 
-@command(
-    "pod create",
-    "Create a pod\nCreate a pod; what is left out is the service's default.",
-    option("--name", "N", "the pod's name", required=True),
-    option("--image", "IMAGE", "the container image"),
-    option("--template", "T", "a template instead of, or with, an image"),
-    option("--gpu-type", "TYPE", "such as A100 (see podstack gpu list)", complete="gpus"),
-    option("--gpu-count", "N", "how many GPUs", read=whole_number),
-    option("--cpu", "N", "CPU cores", read=whole_number),
-    option("--memory", "GB", "memory", read=whole_number),
-    option("--disk", "GB", "disk", read=whole_number),
-    repeated("--port", "PORT", "a port to expose (repeat)", port_number),
-    repeated("--env", "K=V", "a variable; K alone takes its value from here (repeat)"),
-    option("--env-file", "FILE", "variables, one K=V a line", complete="files"),
-    repeated("--volume", "ID:PATH", "a volume and where to mount it (repeat)"),
-    option("--command", "CMD", "what to run, as one string"),
-    repeated("--label", "K=V", "a label (repeat)"),
-    *WAIT_OPTIONS,
-    ("podstack pod create --name ci-pod --image myimage:latest", "server defaults"),
-    ("podstack pod create --name train --image pytorch --gpu-type A100 --wait", "and wait"),
-)
+@command("pod create", "Create a pod\nCreate a pod; what is left out is the service's default.")
+@Option("--name", "N", "the pod's name", required=True)
+@Option("--image", "IMAGE", "the container image")
+@Option("--template", "T", "a template instead of, or with, an image")
+@Option("--gpu-type", "TYPE", "such as A100 (see podstack gpu list)", complete="gpus")
+@Option("--gpu-count", "N", "how many GPUs", read=whole_number)
+@Option("--cpu", "N", "CPU cores", read=whole_number)
+@Option("--memory", "GB", "memory", read=whole_number)
+@Option("--disk", "GB", "disk", read=whole_number)
+@repeated("--port", "PORT", "a port to expose (repeat)", port_number)
+@repeated("--env", "K=V", "a variable; K alone takes its value from here (repeat)")
+@Option("--env-file", "FILE", "variables, one K=V a line")
+@repeated("--volume", "ID:PATH", "a volume and where to mount it (repeat)")
+@Option("--command", "CMD", "what to run, as one string")
+@repeated("--label", "K=V", "a label (repeat)")
+@WAIT
+@TIMEOUT
+@Example("podstack pod create --name ci-pod --image myimage:latest", "server defaults")
+@Example("podstack pod create --name train --image pytorch --gpu-type A100 --wait", "and wait")
 def pod_create(cx, args):
     if not (args.image or args.template):
         raise UsageError("A pod needs --image or --template")
@@ -5499,15 +5438,12 @@ DISK = ("Disk", size_of("disk", "GB"))
 PROJECT = ("Project", field("project_id"))
 
 
-@command(
-    "pod list",
-    "List the pods\nList the pods of the project.",
-    option("--status", "S", "only those in this state"),
-    repeated("--label", "K=V", "only those with this label (repeat)"),
-    option("--limit", "N", "at most this many", read=whole_number),
-    ("podstack pod list", "name, status, GPU, age"),
-    ("podstack pod list --status stopped --quiet", "ids, for xargs"),
-)
+@command("pod list", "List the pods\nList the pods of the project.")
+@Option("--status", "S", "only those in this state")
+@repeated("--label", "K=V", "only those with this label (repeat)")
+@Option("--limit", "N", "at most this many", read=whole_number)
+@Example("podstack pod list", "name, status, GPU, age")
+@Example("podstack pod list --status stopped --quiet", "ids, for xargs")
 def pod_list(cx, args):
     query = [("status", args.status)]
     query += [("label", "%s=%s" % split_pair(text, "--label")) for text in args.label]
@@ -5525,13 +5461,10 @@ def print_pod(cx, pod):
     print_object(cx, pod, columns)
 
 
-@command(
-    "pod get",
-    "Show a pod\nShow a pod's details.",
-    POD,
-    flag("--watch", "go on showing its status as it changes"),
-    ("podstack pod get ci-pod", "everything known of it"),
-)
+@command("pod get", "Show a pod\nShow a pod's details.")
+@POD
+@flag("--watch", "go on showing its status as it changes")
+@Example("podstack pod get ci-pod", "everything known of it")
 def pod_get(cx, args):
     pod = cx.api.pod(args.name)
     print_pod(cx, pod)
@@ -5580,48 +5513,44 @@ def change_pods(cx, args, act, words, target):
         raise PodError(problem, code=codes.pop() if len(codes) == 1 else None)
 
 
-def pod_action(verb, text, words, target, *parts):
-    """Declare `pod VERB`, after which a pod comes to be `target`."""
-
-    @command("pod " + verb, text, PODS, *parts, *WAIT_OPTIONS)
-    def act(cx, args):
-        body = {"force": args.force} if verb == "stop" else None
-        change_pods(cx, args, lambda name: cx.api.pod_action(name, verb, body), words, target)
-
-
-pod_action(
-    "start",
-    "Start stopped pods\nStart one or more stopped pods.",
-    ("Starting", "Started"),
-    "running",
-    ("podstack pod start ci-pod --wait", "until it runs"),
-)
-pod_action(
-    "stop",
-    "Stop pods\nStop one or more pods.",
-    ("Stopping", "Stopped"),
-    "stopped",
-    flag("--force", "without asking its processes to end"),
-    ("podstack pod stop ci-pod", "its disk stays"),
-)
-pod_action(
-    "restart",
-    "Restart pods\nRestart one or more pods.",
-    ("Restarting", "Restarted"),
-    "running",
-    ("podstack pod restart ci-pod --wait", "until it runs again"),
-)
+@command("pod start", "Start stopped pods\nStart one or more stopped pods.")
+@PODS
+@WAIT
+@TIMEOUT
+@Example("podstack pod start ci-pod --wait", "until it runs")
+def pod_start(cx, args):
+    words = ("Starting", "Started")
+    change_pods(cx, args, lambda name: cx.api.pod_action(name, "start"), words, "running")
 
 
-@command(
-    "pod delete",
-    "Delete pods\nDelete one or more pods and what is on their disks.",
-    PODS,
-    flag("--force", "running ones, too, and without a question"),
-    *WAIT_OPTIONS,
-    ("podstack pod delete ci-pod", "asks first"),
-    ("podstack pod delete ci-pod --force", "does not"),
-)
+@command("pod stop", "Stop pods\nStop one or more pods.")
+@PODS
+@flag("--force", "without asking its processes to end")
+@WAIT
+@TIMEOUT
+@Example("podstack pod stop ci-pod", "its disk stays")
+def pod_stop(cx, args):
+    body, words = {"force": args.force}, ("Stopping", "Stopped")
+    change_pods(cx, args, lambda name: cx.api.pod_action(name, "stop", body), words, "stopped")
+
+
+@command("pod restart", "Restart pods\nRestart one or more pods.")
+@PODS
+@WAIT
+@TIMEOUT
+@Example("podstack pod restart ci-pod --wait", "until it runs again")
+def pod_restart(cx, args):
+    words = ("Restarting", "Restarted")
+    change_pods(cx, args, lambda name: cx.api.pod_action(name, "restart"), words, "running")
+
+
+@command("pod delete", "Delete pods\nDelete one or more pods and what is on their disks.")
+@PODS
+@flag("--force", "running ones, too, and without a question")
+@WAIT
+@TIMEOUT
+@Example("podstack pod delete ci-pod", "asks first")
+@Example("podstack pod delete ci-pod --force", "does not")
 def pod_delete(cx, args):
     if not args.force:
         listed = ", ".join("'%s'" % name for name in args.name)
@@ -5659,15 +5588,12 @@ def whole_lines(chunks):
     yield [rest] if rest else []
 
 
-@command(
-    "pod logs",
-    "Show a pod's log\nShow a pod's log, as it stands or as it grows.",
-    POD,
-    option("--tail", "N", "only the last N lines", read=whole_number),
-    option("--since", "TIME", "from this time on, or the last 15m, 1h, 2d"),
-    flag("--follow", "go on as it grows"),
-    ("podstack pod logs ci-pod --tail 50 --follow", "the last lines, then new ones"),
-)
+@command("pod logs", "Show a pod's log\nShow a pod's log, as it stands or as it grows.")
+@POD
+@Option("--tail", "N", "only the last N lines", read=whole_number)
+@Option("--since", "TIME", "from this time on, or the last 15m, 1h, 2d")
+@flag("--follow", "go on as it grows")
+@Example("podstack pod logs ci-pod --tail 50 --follow", "the last lines, then new ones")
 def pod_logs(cx, args):
     app = cx.app
     query = [("tail", args.tail), ("since", since_time(args.since, app.now()))]
@@ -5684,12 +5610,9 @@ def pod_logs(cx, args):
         app.flush()
 
 
-@command(
-    "pod events",
-    "Show what happened to a pod\nShow a pod's events.",
-    POD,
-    ("podstack pod events ci-pod", "oldest first"),
-)
+@command("pod events", "Show what happened to a pod\nShow a pod's events.")
+@POD
+@Example("podstack pod events ci-pod", "oldest first")
 def pod_events(cx, args):
     path = pod_path(str(cx.api.pod(args.name).get("id")), "/events")
     at = ("Time", lambda row: str(row.get("created_at") or row.get("time") or "-"))
@@ -5697,12 +5620,9 @@ def pod_events(cx, args):
     print_rows(cx, pages, (at, "Type", "Reason", "Message"))
 
 
-@command(
-    "pod metrics",
-    "Show a pod's load\nShow a pod's current metrics.",
-    POD,
-    ("podstack pod metrics ci-pod", "GPU, CPU, memory, disk"),
-)
+@command("pod metrics", "Show a pod's load\nShow a pod's current metrics.")
+@POD
+@Example("podstack pod metrics ci-pod", "GPU, CPU, memory, disk")
 def pod_metrics(cx, args):
     metrics = cx.api.pod_metrics(args.name)
     print_object(cx, metrics, flat_fields(metrics) or [("metrics", "-")])
@@ -5715,9 +5635,9 @@ def pod_metrics(cx, args):
     "pod ssh",
     "Open a shell in a pod\n"
     "Open a shell in a pod with the system's OpenSSH; the exit code is the shell's.",
-    POD,
-    ("podstack pod ssh ci-pod", "through the system's ssh"),
 )
+@POD
+@Example("podstack pod ssh ci-pod", "through the system's ssh")
 def pod_ssh(cx, args):
     return cx.app.hand_over(ssh_to(cx, args.name))
 
@@ -5726,14 +5646,14 @@ def pod_ssh(cx, args):
     "pod exec",
     "Run a command in a pod\n"
     "Run a command in a pod; each word arrives as typed, the exit code comes back.",
-    POD,
-    Operand("CMD", "the command and its words, after --", "--"),
-    flag("-i --stdin", "pass stdin on"),
-    flag("-t --tty", "give it a terminal"),
-    option("--timeout", "S", "give up after this long", read=read_seconds),
-    ("podstack pod exec ci-pod -- nvidia-smi", "its output, its exit code"),
-    ("podstack pod exec ci-pod -it -- bash", "a shell"),
 )
+@POD
+@Operand("CMD", "the command and its words, after --", "--")
+@flag("-i --stdin", "pass stdin on")
+@flag("-t --tty", "give it a terminal")
+@Option("--timeout", "S", "give up after this long", read=read_seconds)
+@Example("podstack pod exec ci-pod -- nvidia-smi", "its output, its exit code")
+@Example("podstack pod exec ci-pod -it -- bash", "a shell")
 def pod_exec(cx, args):
     words = ssh_to(cx, args.name, "-t" if args.tty else "-T") + [remote_words(args.cmd)]
     return cx.app.hand_over(words, args.stdin or args.tty, args.timeout)
@@ -5757,11 +5677,11 @@ def split_place(app, text):
     "Copy a file or a directory as cp -r does, with modes and links.\n\n"
     "Into a directory that exists it goes under its own name; SRC/. means what is\n"
     "in SRC. Every file gets its final name only when it is whole. The pod needs tar.",
-    Operand("SRC", "a path, or POD:PATH"),
-    Operand("DST", "a path, or POD:PATH"),
-    ("podstack pod cp ./data ci-pod:/workspace/data", "to the pod"),
-    ("podstack pod cp ci-pod:/workspace/out ./out", "and back"),
 )
+@Operand("SRC", "a path, or POD:PATH")
+@Operand("DST", "a path, or POD:PATH")
+@Example("podstack pod cp ./data ci-pod:/workspace/data", "to the pod")
+@Example("podstack pod cp ci-pod:/workspace/out ./out", "and back")
 def pod_cp(cx, args):
     source, target = split_place(cx.app, args.src), split_place(cx.app, args.dst)
     if bool(source[0]) == bool(target[0]):
@@ -5786,10 +5706,10 @@ def read_forward(text):
     "pod port-forward",
     "Bring ports of a pod to this machine\n"
     "Forward ports of this machine to ports of a pod, until Ctrl-C.",
-    POD,
-    Operand("LOCAL:REMOTE", "the ports here and there", "+", dest="ports"),
-    ("podstack pod port-forward ci-pod 8888:8888", "until Ctrl-C"),
 )
+@POD
+@Operand("LOCAL:REMOTE", "the ports here and there", "+", dest="ports")
+@Example("podstack pod port-forward ci-pod 8888:8888", "until Ctrl-C")
 def pod_port_forward(cx, args):
     pairs = [read_forward(text) for text in args.ports]
     options = ["-N", "-T", "-o", "ExitOnForwardFailure=yes"]
@@ -5818,11 +5738,8 @@ def cents(name):
     return show
 
 
-@command(
-    "wallet balance",
-    "Show the balance\nShow the wallet's balance.",
-    ("podstack wallet balance", "and what is still to be charged"),
-)
+@command("wallet balance", "Show the balance\nShow the wallet's balance.")
+@Example("podstack wallet balance", "and what is still to be charged")
 def wallet_balance(cx, args):
     columns = (
         ("Balance", cents("balance_cents")),
@@ -5832,11 +5749,8 @@ def wallet_balance(cx, args):
     print_object(cx, cx.api.object("wallet", "GET", "/billing/wallet"), columns)
 
 
-@command(
-    "gpu list",
-    "List the GPU types\nList the GPU types with price and availability.",
-    ("podstack gpu list", "memory, price, how many are free"),
-)
+@command("gpu list", "List the GPU types\nList the GPU types with price and availability.")
+@Example("podstack gpu list", "memory, price, how many are free")
 def gpu_list(cx, args):
     columns = (
         "Type",
@@ -5867,14 +5781,14 @@ def check_api_path(text):
 @command(
     "api",
     "Call the API directly\nMake any call with the effective token and print the JSON answer.",
-    Operand("PATH", "a path such as /pods"),
-    option("-X --method", "METHOD", "GET, or POST with -f or --input"),
-    repeated("-f --field", "K=V", "a field of the JSON body, or of a GET's query (repeat)"),
-    option("--input", "FILE", "the body from a file, or - for stdin", complete="files"),
-    flag("--paginate", "all pages of a list"),
-    ("podstack api /pods --paginate", "every pod as JSON"),
-    ("podstack api /projects -f name=new", "a POST with a field"),
 )
+@Operand("PATH", "a path such as /pods")
+@Option("-X --method", "METHOD", "GET, or POST with -f or --input")
+@repeated("-f --field", "K=V", "a field of the JSON body, or of a GET's query (repeat)")
+@Option("--input", "FILE", "the body from a file, or - for stdin")
+@flag("--paginate", "all pages of a list")
+@Example("podstack api /pods --paginate", "every pod as JSON")
+@Example("podstack api /projects -f name=new", "a POST with a field")
 def api_call(cx, args):
     path, query = check_api_path(args.path)
     fields = [split_pair(text, "-f") for text in args.field]
@@ -5925,13 +5839,10 @@ def fetch_installer(cx, origin):
     return versions[0], answer.text
 
 
-@command(
-    "update",
-    "Update podstack in place; this version stays if that fails.",
-    flag("--check", "only tell whether there is another version"),
-    ("podstack update", "install the newest version in place of this one"),
-    ("podstack update --check", "only tell whether there is one"),
-)
+@command("update", "Update podstack in place; this version stays if that fails.")
+@flag("--check", "only tell whether there is another version")
+@Example("podstack update", "install the newest version in place of this one")
+@Example("podstack update --check", "only tell whether there is one")
 def update(cx, args):
     receipt = read_receipt(cx.app)
     origin = cx.app.env("PODSTACK_INSTALL_URL") or receipt.get("origin", INSTALL_URL)
@@ -6072,7 +5983,7 @@ def help_page(usage, about, examples, tables, end):
     """Return a page of help; `tables` are (title, pairs), and one without pairs is left out."""
     lines = ["usage: podstack " + usage, "", about, "", "examples:"]
     for example in examples:
-        lines.append("  %s\n      %s" % example)
+        lines.append("  %s\n      %s" % (example.typed, example.meaning))
     for title, pairs in tables:
         if pairs:
             lines += ["", title + ":"] + columns_of(pairs)
@@ -6085,10 +5996,10 @@ def with_help(parts):
 
 def help_command(found):
     """Return the help text of one command."""
-    needed = [argument for argument in found.arguments if argument.required]
+    needed = [argument for argument in found.options if argument.required]
     usage = list(found.words) + needed + ["[options]"] + found.operands
     operands = [(operand.name, operand.help) for operand in found.operands]
-    tables = [("arguments", operands), ("options", with_help(found.arguments))]
+    tables = [("arguments", operands), ("options", with_help(found.options))]
     everywhere = " ".join(argument.names[0] for argument in GLOBAL_OPTIONS)
     end = "everywhere: %s\n(see podstack --help)" % everywhere
     return help_page(" ".join(map(str, usage)), found.about, found.examples, tables, end)
@@ -6106,8 +6017,8 @@ def help_group(group):
 def help_root():
     """Return the help text of the whole program."""
     examples = (
-        ("podstack auth login", "sign in, in the browser"),
-        ("podstack pod create --name my-pod --image myimage:latest", "then create a pod"),
+        Example("podstack auth login", "sign in, in the browser"),
+        Example("podstack pod create --name my-pod --image myimage:latest", "then create a pod"),
     )
     single = [(words[0], found.help) for words, found in COMMANDS.items() if len(words) == 1]
     tables = [
@@ -6133,22 +6044,16 @@ def help_text(words, topics=()):
     raise unknown_command(words, topics)
 
 
-@command(
-    "help",
-    "Show help for a command, or one of the topics.",
-    Operand("COMMAND", "command words, or a topic", "*", "commands"),
-    ("podstack help pod create", "as podstack pod create --help"),
-    ("podstack help exit-codes", "one of the topics"),
-)
+@command("help", "Show help for a command, or one of the topics.")
+@Operand("COMMAND", "command words, or a topic", "*")
+@Example("podstack help pod create", "as podstack pod create --help")
+@Example("podstack help exit-codes", "one of the topics")
 def show_help(cx, args):
     cx.app.write(help_text(args.command, TOPICS))
 
 
-@command(
-    "version",
-    "Show the version, the Python that runs it and where it is.",
-    ("podstack version", "for a bug report"),
-)
+@command("version", "Show the version, the Python that runs it and where it is.")
+@Example("podstack version", "for a bug report")
 def show_version(cx, args):
     python = "%d.%d.%d" % sys.version_info[:3]
     facts = {"version": VERSION, "python": python, "platform": sys.platform, "path": SOURCE}
@@ -6250,7 +6155,7 @@ def read_line(line):
             if name not in TAKES_VALUE and did_you_mean(name, TAKES_VALUE):
                 raise unknown_option([], name, TAKES_VALUE)
         raise unknown_command(line.words)
-    values = read_options(found.words, found.arguments, line.options)
+    values = read_options(found.words, found.options, line.options)
     values.update(read_operands(found, words, line.tail))
     return found, Options(values)
 
@@ -6345,13 +6250,10 @@ Register-ArgumentCompleter -Native -CommandName podstack -ScriptBlock {
 }
 
 
-@command(
-    "completion",
-    "Print the completion script for a shell.",
-    Operand("SHELL", "bash, zsh, fish or powershell", complete="shells"),
-    ("source <(podstack completion bash)", "in ~/.bashrc"),
-    ("podstack completion fish | source", "in config.fish"),
-)
+@command("completion", "Print the completion script for a shell.")
+@Operand("SHELL", "bash, zsh, fish or powershell", complete=tuple(COMPLETION_SCRIPTS))
+@Example("source <(podstack completion bash)", "in ~/.bashrc")
+@Example("podstack completion fish | source", "in config.fish")
 def completion(cx, args):
     if args.shell not in COMPLETION_SCRIPTS:
         shells = "Shells: %s" % ", ".join(COMPLETION_SCRIPTS)
@@ -6369,12 +6271,12 @@ def names_at_server(cx, kind):
 
 
 def candidates_for(cx, kind):
-    """Return the words of a kind: from the table, the config file, or the API."""
+    """Return the words of a kind, from the config file or the API; words are their own."""
     if kind == "profiles":
         return cx.config.profile_names()
     if kind in ("pods", "projects", "gpus"):
         return names_at_server(cx, kind)
-    return {"keys": SETTABLE, "shells": COMPLETION_SCRIPTS}.get(kind, ())
+    return kind
 
 
 def next_words(words):
@@ -6413,12 +6315,12 @@ def complete_words(app, typed):
     pending = before[-1] if before and before[-1].startswith("-") else None
     line = Line(before[:-1] if pending else before)
     found, operands = find_command(line.words)
-    named = by_name(list(GLOBAL_OPTIONS) + (found.arguments if found else []))
+    named = by_name(list(GLOBAL_OPTIONS) + (found.options if found else []))
     values = {argument.dest: argument.default for argument in named.values()}
     values.update((named[name].dest, text) for name, text in line.options if text and name in named)
     cx, wanted = Context(app, Options(values)), named.get(pending)
     if wanted and wanted.metavar:
-        options = wanted.choices or candidates_for(cx, wanted.complete)
+        options = candidates_for(cx, wanted.complete)
     elif start.startswith("-"):
         options = named
     else:

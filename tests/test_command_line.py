@@ -25,7 +25,7 @@ def understood(typed):
 
 
 def arguments_of(found):
-    return list(GLOBALS) + found.arguments
+    return list(GLOBALS) + found.options
 
 
 UNDERSTOOD = [
@@ -247,7 +247,7 @@ def random_option(rng, argument):
     name = rng.choice(argument.names)
     if argument.metavar is None:
         return [name]
-    value = rng.choice(list(argument.choices) or VALUES)
+    value = rng.choice(podstack.OUTPUTS if argument.complete == podstack.OUTPUTS else VALUES)
     if name.startswith("--"):
         return rng.choice(([name, value], ["%s=%s" % (name, value)]))
     return rng.choice(([name, value], [name + value])) if value else [name, value]
@@ -418,17 +418,17 @@ def test_a_command_is_described(words):
     found = podstack.COMMANDS[tuple(words.split())]
     assert found.words[0] in GROUPS or len(found.words) == 1
     assert found.about.endswith(".") and found.help and not found.help.endswith(".")
-    for part in found.arguments + found.operands:
+    for part in found.options + found.operands:
         assert part.help and not part.help.endswith(".")
-    assert all(typed and meaning for typed, meaning in found.examples)
+    assert all(example.typed and example.meaning for example in found.examples)
     assert 1 <= len(found.examples) <= 3
 
 
 @pytest.mark.parametrize("words", NAMES)
 def test_a_commands_examples_are_lines_of_that_command(words):
     found = podstack.COMMANDS[tuple(words.split())]
-    for example, _ in found.examples:
-        typed = re.search(r"podstack [^|()]*", example).group().split()[1:]
+    for example in found.examples:
+        typed = re.search(r"podstack [^|()]*", example.typed).group().split()[1:]
         assert podstack.read_line(podstack.Line(typed))[0] is found
 
 

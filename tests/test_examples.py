@@ -15,7 +15,7 @@ from conftest import PODSTACK, TESTS, USER, need
 
 import podstack
 
-EXAMPLES = [typed for found in podstack.COMMANDS.values() for typed, _ in found.examples]
+EXAMPLES = [example.typed for found in podstack.COMMANDS.values() for example in found.examples]
 
 # What differs from exit code 0 on a pod that runs.
 CODES = {
@@ -98,4 +98,6 @@ def test_an_example_does_what_it_says(world, home, terminal, typed):
 def test_every_command_has_an_example_that_begins_with_its_words():
     for words, found in podstack.COMMANDS.items():
         assert found.examples, words
-        assert any("podstack" in typed and words[-1] in typed for typed, _ in found.examples), words
+        assert any(
+            "podstack" in example.typed and words[-1] in example.typed for example in found.examples
+        ), words
