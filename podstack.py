@@ -3008,22 +3008,25 @@ class Http:
     # -- the request
 
     def request(self, method, url, headers=(), body=None, redirects=0, retries=RETRIES,
-                deadline=None, silence=None):  # fmt: skip
+                seconds=None, silence=None):  # fmt: skip
         """Return the Answer to one request, whatever its status; raises Unreachable.
 
-        `redirects` is how many to follow, for GET within one origin; `deadline` is on the
-        monotonic clock. With `silence` a good answer comes with its body still to be read, without
-        limits but so many seconds between two bytes.
+        `redirects` is how many to follow, for GET within one origin. With `silence` a good answer
+        comes with its body still to be read, without limits but so many seconds between two bytes.
         """
-        deadline = deadline or time.monotonic() + self.timeout
-        for turn in range(retries + 1):
+        seconds, turn = seconds or self.timeout, 0
+        deadline = time.monotonic() + seconds
+        while True:
             answer = failure = None
             try:
                 answer = self.attempt(method, url, dict(headers), body, deadline, silence)
+                if answer.status in (301, 302, 303, 307, 308):
+                    url, redirects = redirect_goal(method, url, answer, redirects), redirects - 1
+                    continue
                 busy = answer.status in (502, 503, 504) and method in REPEATABLE
                 repeatable = busy or answer.status == 429
             except OSError as error:
-                failure = failure_of(error, self.timeout)
+                failure = failure_of(error, seconds)
                 repeatable = not failure.final and (method in REPEATABLE or not failure.sent)
             # Full jitter, after what the server asks for.
             pause = 0.5 * 2**turn * int.from_bytes(os.urandom(4), "big") / 2**32
@@ -3032,12 +3035,9 @@ class Http:
                 break
             self.app.debug("%s; again in %.1f s" % (failure or "HTTP %d" % answer.status, pause))
             self.app.sleep(pause)
+            turn += 1
         if failure:
             raise unreachable(url, failure)
-        if answer.status in (301, 302, 303, 307, 308):
-            goal = redirect_goal(method, url, answer, redirects)
-            more = {"retries": retries, "deadline": deadline, "silence": silence}
-            return self.request(method, goal, headers, None, redirects - 1, **more)
         return answer
 
     def attempt(self, method, url, headers, body, deadline, silence):
@@ -3182,17 +3182,26 @@ def read_oauth_answer(answer):
 
 
 class AuthServer:
-    """An authorization server and what we are to it: its checked `endpoints`, our `client_id`."""
+    """An authorization server and what we are to it: its checked `endpoints`, our `client_id`.
 
-    def __init__(self, issuer, metadata, resource, loopback, client_id=DEFAULT_CLIENT_ID):
-        self.issuer, self.metadata, self.client_id = issuer, metadata, client_id
-        self.resource, self.loopback = resource, loopback
+    Only its own metadata makes one (RFC 8414 §3.3), which must have a token endpoint and PKCE S256.
+    """
+
+    def __init__(self, http, issuer, metadata, client_id, loopback=False, resource=None, limits=()):
+        self.http, self.issuer, self.metadata, self.client_id = http, issuer, metadata, client_id
+        self.loopback, self.resource, self.limits = loopback, resource, dict(limits)
+        named, methods = metadata.get("issuer"), metadata.get("code_challenge_methods_supported")
+        if named != issuer:
+            raise PodError("The server's metadata is from issuer %s, not from %s" % (named, issuer))
+        if methods is not None and not (isinstance(methods, list) and "S256" in methods):
+            raise PodError("The authorization server does not support PKCE S256")
         self.endpoints = {}
         for name in ("authorization", "token", "device_authorization", "revocation"):
             address = metadata.get(name + "_endpoint")
             if address is not None:
                 what = name.replace("_", " ") + " endpoint"
                 self.endpoints[name] = safe_url(address, what, loopback)
+        self.endpoint("token")  # without it every way in would end in nothing
 
     def endpoint(self, name):
         """Return the Url of one of its endpoints; raises PodError."""
@@ -3211,19 +3220,19 @@ class AuthServer:
         fields.update(client_id=self.client_id, resource=self.resource)
         return encode_query((name, value) for name, value in fields.items() if value)
 
-    def post(self, http, name, limits=None, **fields):
+    def post(self, name, **fields):
         """Return the Answer of an endpoint to a form; no redirect is followed."""
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         body = self.form(**fields).encode("ascii")
-        return http.request("POST", self.endpoint(name), headers, body, **(limits or {}))
+        return self.http.request("POST", self.endpoint(name), headers, body, **self.limits)
 
-    def tokens(self, http, limits=None, **fields):
+    def tokens(self, **fields):
         """Return the answer to a grant (RFC 6749 §5); raises OAuthError, Unreachable."""
-        answer = read_oauth_answer(self.post(http, "token", limits, **fields))
+        answer = read_oauth_answer(self.post("token", **fields))
         for name in ("access_token", "refresh_token"):
             if not is_token(answer.get(name)):
                 answer[name] = None
-            http.app.guard(answer[name])
+            self.http.app.guard(answer[name])
         if not answer["access_token"]:
             raise Unreachable("The authorization server's answer holds no token")
         if str(answer.get("token_type", "bearer")).lower() != "bearer":
@@ -3241,48 +3250,37 @@ def well_known(url, name):
 
 def fetch_document(http, url, limits):
     """Return the JSON object at `url`, or None where none is published; raises Unreachable."""
-    answer = check_service(http.request("GET", url, **(limits or {})))
+    answer = check_service(http.request("GET", url, **dict(limits)))
     document = answer.json() if answer.status == 200 else None
     return document if isinstance(document, dict) else None
 
 
-def names_endpoint(text, endpoint):
+def find_issuer(http, endpoint, limits):
+    """Return (issuer, resource) that an endpoint names (RFC 9728), itself where it names none."""
+    url = well_known(parse_url(endpoint), "oauth-protected-resource")
+    document = fetch_document(http, url, limits)
+    if document is None:
+        return endpoint, None
+    resource, servers = document.get("resource"), document.get("authorization_servers")
     try:
-        return read_endpoint(text) == endpoint
+        is_ours = read_endpoint(resource) == endpoint  # §3.3
     except ValueError:
-        return False
+        is_ours = False
+    if not is_ours:
+        raise PodError("The server's metadata is for %s, not for %s" % (resource, endpoint))
+    return servers[0] if isinstance(servers, list) and servers else endpoint, resource
 
 
-def check_metadata(metadata, issuer):
-    """Raise unless the metadata is the issuer's own and allows PKCE S256 (RFC 8414 §3.3)."""
-    named = metadata.get("issuer")
-    if named != issuer:
-        raise PodError("The server's metadata is from issuer %s, not from %s" % (named, issuer))
-    methods = metadata.get("code_challenge_methods_supported")
-    if methods is not None and not (isinstance(methods, list) and "S256" in methods):
-        raise PodError("The authorization server does not support PKCE S256")
-
-
-def discover(http, endpoint, client_id, limits=None):
+def discover(http, endpoint, client_id, limits=()):
     """Return the AuthServer that `endpoint` names, or None where it has no browser login."""
-    base = parse_url(endpoint)
-    issuer, resource = endpoint, None
-    document = fetch_document(http, well_known(base, "oauth-protected-resource"), limits)
-    if document:
-        resource = document.get("resource")
-        if not names_endpoint(resource, endpoint):  # RFC 9728 §3.3
-            raise PodError("The server's metadata is for %s, not for %s" % (resource, endpoint))
-        servers = document.get("authorization_servers")
-        issuer = servers[0] if isinstance(servers, list) and servers else endpoint
-    issuer_url = safe_url(issuer, "issuer", base.is_loopback)
-    openid = parse_url(str(issuer_url).rstrip("/") + "/.well-known/openid-configuration")
-    for url in (well_known(issuer_url, "oauth-authorization-server"), openid):
-        metadata = fetch_document(http, url, limits)
+    issuer, resource = find_issuer(http, endpoint, limits)
+    loopback = parse_url(endpoint).is_loopback
+    url = safe_url(issuer, "issuer", loopback)
+    openid = parse_url(str(url).rstrip("/") + "/.well-known/openid-configuration")
+    for place in (well_known(url, "oauth-authorization-server"), openid):
+        metadata = fetch_document(http, place, limits)
         if metadata:
-            check_metadata(metadata, issuer)
-            server = AuthServer(issuer, metadata, resource, base.is_loopback, client_id)
-            server.endpoint("token")  # without it every way in would end in nothing
-            return server
+            return AuthServer(http, issuer, metadata, client_id, loopback, resource, limits)
     return None
 
 
@@ -3564,7 +3562,7 @@ def show_address(app, address, receiver, launch):
         threading.Thread(target=read_pasted, args=(app, receiver), daemon=True).start()
 
 
-def sign_in_by_browser(app, http, server, options, launch, complete):
+def sign_in_by_browser(app, server, options, launch, complete):
     """Sign in through a browser; returns what `complete(grant)` returns.
 
     `complete` saves the login, so that the page in the browser can show the true outcome.
@@ -3581,7 +3579,6 @@ def sign_in_by_browser(app, http, server, options, launch, complete):
             if isinstance(answer, OAuthError):
                 raise answer
             grant = server.tokens(
-                http,
                 grant_type="authorization_code",
                 code=app.guard(answer),
                 redirect_uri=receiver.redirect_uri,
@@ -3599,7 +3596,7 @@ def sign_in_by_browser(app, http, server, options, launch, complete):
 # -- device login
 
 
-def poll_device(app, http, server, told):
+def poll_device(app, server, told):
     """Return the token answer once the person has agreed; raises AuthError."""
     grant_type = "urn:ietf:params:oauth:grant-type:device_code"
     interval = positive(told.get("interval"), 5)
@@ -3613,7 +3610,7 @@ def poll_device(app, http, server, told):
         if app.clock() >= deadline:
             break
         try:
-            return server.tokens(http, grant_type=grant_type, device_code=told["device_code"])
+            return server.tokens(grant_type=grant_type, device_code=told["device_code"])
         except OAuthError as error:
             if error.error == "expired_token":
                 break
@@ -3628,9 +3625,9 @@ def poll_device(app, http, server, told):
     raise AuthError("The code has expired", "Run: podstack auth login --device")
 
 
-def sign_in_by_device(app, http, server, complete):
+def sign_in_by_device(app, server, complete):
     """Sign in with a code typed elsewhere (RFC 8628); returns what `complete(grant)` returns."""
-    told = read_oauth_answer(server.post(http, "device_authorization", scope=server.scope))
+    told = read_oauth_answer(server.post("device_authorization", scope=server.scope))
     address = safe_url(told.get("verification_uri"), "verification address", server.loopback)
     code = told.get("user_code")
     fits = isinstance(code, str) and 0 < len(code) <= 100
@@ -3639,13 +3636,13 @@ def sign_in_by_device(app, http, server, complete):
     app.guard(told["device_code"])
     app.complain("Open this address on any device:", "", "  %s" % address, "")
     app.complain("and enter this code:", "", "  %s" % code, "")
-    return complete(poll_device(app, http, server, told))
+    return complete(poll_device(app, server, told))
 
 
 # -- refresh and revocation
 
 
-def server_of_login(http, login, endpoint, limits=None):
+def server_of_login(http, login, endpoint, limits=()):
     """Return the AuthServer that a login came from: another must not collect refresh tokens."""
     server = discover(http, endpoint, login.client_id or DEFAULT_CLIENT_ID, limits)
     named = server and server.issuer
@@ -3653,10 +3650,6 @@ def server_of_login(http, login, endpoint, limits=None):
         message = "%s now names another authorization server: %s" % (endpoint, named or "none")
         raise AuthError(message, "Sign in again: podstack auth login")
     return server
-
-
-def refresh_limits():
-    return {"deadline": time.monotonic() + REFRESH_SECONDS, "retries": 0}
 
 
 def reload_credential(settings, name):
@@ -3667,12 +3660,11 @@ def reload_credential(settings, name):
     return found
 
 
-def spend_refresh_token(settings, http, server, found):
+def spend_refresh_token(settings, server, found):
     """Return the Credential with the login, saved, that a refresh token buys; raises PodError."""
     app, old = settings.app, found.login
-    fields = {"grant_type": "refresh_token", "refresh_token": old.refresh_token}
     try:
-        grant = server.tokens(http, refresh_limits(), **fields)
+        grant = server.tokens(grant_type="refresh_token", refresh_token=old.refresh_token)
     except OAuthError as error:
         if error.error != "invalid_grant":
             raise Unreachable("The login could not be refreshed: %s" % error.error)
@@ -3695,15 +3687,15 @@ def renew_login(settings, http, credential):
     finds another token there takes it. The new pair is saved before it is used.
     """
     config, name = settings.config, credential.profile.name
-    endpoint = settings.get("endpoint")
-    server = server_of_login(http, credential.login, endpoint, refresh_limits())
+    limits = {"seconds": REFRESH_SECONDS, "retries": 0}
+    server = server_of_login(http, credential.login, settings.get("endpoint"), limits)
     with config.lock:
         found = reload_credential(settings, name)
         if found.token != credential.token or not found.login.refresh_token:
             return found
         prove_storage(settings, name, found.kind)
         with HeldInterrupts():  # once it is sent the refresh token may be spent
-            return spend_refresh_token(settings, http, server, found)
+            return spend_refresh_token(settings, server, found)
 
 
 def fresh_credential(settings, http, credential):
@@ -3725,13 +3717,13 @@ def fresh_credential(settings, http, credential):
         settings.config.lock.seconds = LOCK_SECONDS
 
 
-def revoke_oauth(http, server, login):
+def revoke_oauth(server, login):
     """End a login at its authorization server, the refresh token first (RFC 7009 §2.1)."""
     if "revocation" not in server.endpoints:
         raise PodError("This server cannot revoke a login", "Use: podstack auth logout")
     for hint, token in (("refresh_token", login.refresh_token), ("access_token", login.token)):
         if token:
-            answer = server.post(http, "revocation", token=token, token_type_hint=hint)
+            answer = server.post("revocation", token=token, token_type_hint=hint)
             if answer.status != 200:
                 read_oauth_answer(answer)
 
@@ -4711,8 +4703,8 @@ def auth_login(cx, args):
         return finish_login(cx, profile, storage, login)
 
     if way == "device":
-        return sign_in_by_device(app, cx.http, server, complete)
-    return sign_in_by_browser(app, cx.http, server, args, way == "browser", complete)
+        return sign_in_by_device(app, server, complete)
+    return sign_in_by_browser(app, server, args, way == "browser", complete)
 
 
 @command("auth status", "Show whose the token is and until when, checked with the server.")
@@ -4822,7 +4814,7 @@ def revoke_credential(cx, credential, endpoint):
     login = credential.login
     if login and (login.issuer or login.refresh_token):
         server = server_of_login(cx.http, login, endpoint)
-        revoke_oauth(cx.http, server, login)
+        revoke_oauth(server, login)
     else:
         try:
             Api(cx, credential, endpoint).send("DELETE", "/auth/token")

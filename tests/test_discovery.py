@@ -259,10 +259,11 @@ def test_no_endpoint_is_used_before_all_are_known_to_be_good(api, login, config,
 
 @pytest.mark.parametrize("name", ENDPOINTS)
 def test_http_on_loopback_serves_only_an_endpoint_on_loopback(name):
-    metadata = {name + "_endpoint": "http://127.0.0.1:8400/x"}
-    assert name in podstack.AuthServer("i", metadata, None, True).endpoints
+    metadata = {"issuer": "i", "token_endpoint": "https://example.com/token"}
+    metadata[name + "_endpoint"] = "http://127.0.0.1:8400/x"
+    assert name in podstack.AuthServer(None, "i", metadata, "c", loopback=True).endpoints
     with pytest.raises(podstack.PodError) as caught:
-        podstack.AuthServer("i", metadata, None, False)
+        podstack.AuthServer(None, "i", metadata, "c")
     assert caught.value.message.endswith(" endpoint cannot be used: it is not https")
 
 

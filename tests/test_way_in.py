@@ -22,7 +22,7 @@ NO_TERMINAL = "There is no terminal to sign in from"
 
 def server(device=True):
     metadata = dict(METADATA, **(DEVICE if device else {}))
-    return podstack.AuthServer(METADATA["issuer"], metadata, None, False)
+    return podstack.AuthServer(None, METADATA["issuer"], metadata, "podstack-cli")
 
 
 def options(**given):
