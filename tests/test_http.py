@@ -62,6 +62,21 @@ def test_a_get_is_tried_again_when_the_connection_breaks(api, cli):
     assert len(api.calls("GET")) == 4
 
 
+@pytest.mark.parametrize("number, tries", [(socket.EAI_AGAIN, 4), (socket.EAI_NONAME, 1)])
+def test_a_name_is_asked_for_again_where_the_resolver_says_so(cli, monkeypatch, number, tries):
+    asked = []
+
+    def resolve(host, *_, **__):
+        asked.append(host)
+        raise socket.gaierror(number, "words of the system")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    env = {"PODSTACK_API_ENDPOINT": "https://api.test.invalid"}
+    result = cli("auth", "whoami", env=env, sleep=lambda _: None, code=7)
+    assert result.error == "Error: Cannot reach api.test.invalid: its name cannot be resolved"
+    assert asked == [b"api.test.invalid"] * tries
+
+
 def test_a_get_is_given_up_after_three_more_tries(api, cli):
     api.next("/v1/auth/whoami", status=503, headers={"X-Request-Id": "abc"}, times=4)
     result = cli("auth", "whoami", sleep=lambda _: None, code=7)

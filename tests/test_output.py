@@ -345,6 +345,43 @@ def test_a_warning_is_said_once(cli, signed_in, config):
     assert done.err.count("config file not used") == 1
 
 
+# -- times
+
+
+@pytest.mark.parametrize(
+    "text, seconds",
+    [
+        ("1970-01-01T00:00:00Z", 0),
+        ("1970-01-01", 0),
+        ("1970-01-01 00:00:01", 1),
+        ("1970-01-01t00:01:00.25z", 60.25),
+        ("1970-01-01T05:30:00+05:30", 0),
+        ("1969-12-31T20:30:00-03:30", 0),
+        ("2024-02-29T23:59:59Z", 1709251199),
+        ("2024-03-01T00:00:00Z", 1709251200),
+        ("2024-12-31T23:59:60Z", 1735689600),
+    ],
+)
+def test_a_time_is_read_in_each_form(text, seconds):
+    assert podstack.parse_time(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "soon", "2024-00-01", "2024-13-01", "2024-01-00", "2024-01-32", "2024-1-1",
+        "2024-01-01T24:00:00Z", "2024-01-01T00:60:00Z", "2024-01-01T00:00:61Z",
+        "2024-01-01T00:00:00.xZ", "2024-01-01T00:00Z", "2024-01-01T00:00:00+1:00",
+    ],
+)  # fmt: skip
+def test_what_is_no_time_is_shown_as_it_is(cli, signed_in, text):
+    with pytest.raises(ValueError):
+        podstack.parse_time(text)
+    signed_in.add_pods(1, name="odd", created_at=text)
+    row = cli("pod", "list").out.splitlines()[1]
+    assert row.endswith(text) and row.startswith("odd")
+
+
 # -- letters
 
 

@@ -673,6 +673,11 @@ def test_an_archive_without_its_end_is_no_tree(pod, home, tmp_path, cli, capfd):
     assert os.listdir(str(pod)) == []
 
 
+def test_what_is_not_in_the_pod_is_named(pod, cli):
+    done = cli("pod", "cp", "ci-pod:a b/none", "there", code=6)
+    assert done.error == "Error: ./a b/none: no such file or directory in pod 'ci-pod'"
+
+
 def test_a_pod_without_tar(pod, home, tmp_path, cli, capfd):
     (home / "file").write_text("x")
     (tmp_path / "few").mkdir()

@@ -340,6 +340,15 @@ def test_a_pair_that_another_process_saved_outlives_invalid_grant(api, cli, conf
     assert bearers(api) == [newer[0]["token"]]
 
 
+def test_a_login_that_another_process_ended_meanwhile_is_none(api, cli, config):
+    sign_in(api, config, left=-5)
+    text = "cli:\n  color: no\n"
+    api.report = lambda call: call.path == "/oauth/token" and config.write_text(text)
+    api.next("/oauth/token", status=400, body={"error": "invalid_grant"})
+    assert cli("auth", "whoami", code=4).error == "Error: Not authenticated"
+    assert bearers(api) == [] and config.read_text() == text
+
+
 # -- the commands about the token itself
 
 

@@ -1,8 +1,10 @@
 """`token_command`: a program of the user's own that yields the token, as `pass` or `op` would."""
 
+import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -249,6 +251,23 @@ def test_a_program_that_cannot_be_started_is_named(api, cli, profile, tmp_path):
         assert done.error.startswith(
             "Error: token_command of profile 'default' (%s) failed: " % path
         )
+
+
+def test_a_program_that_does_not_end_in_time_is_ended(program, monkeypatch):
+    started = []
+
+    class Seen(subprocess.Popen):
+        def __init__(self, *words, **options):
+            started.append(self)
+            super().__init__(*words, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", Seen)
+    err = io.StringIO()
+    app = podstack.App(None, None, err, dict(os.environ))
+    with pytest.raises(TimeoutError, match="^no answer within 1 s$"):
+        app.run([program("exec sleep 60")], timeout=1, patience=(0.1, "Waiting"))
+    assert err.getvalue() == "Waiting\n"
+    assert started[0].returncode == -signal.SIGKILL
 
 
 @pytest.mark.slow

@@ -663,6 +663,7 @@ SET = [
         "x y",
         "a: {b: \"x y\", 'd':1, e: }\n",
     ),
+    ("text after two spaces", "a: {b:  c, d: 1}\n", "a.b", "x", "a: {b:  x, d: 1}\n"),
     ("text after a close colon", "a: {b: c, 'd':1, e: }\n", "a.d", "x", "a: {b: c, 'd': x, e: }\n"),
     (
         "value for nothing inside a one-line mapping",
