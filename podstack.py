@@ -1532,21 +1532,20 @@ def fill_temporary(temporary, real, data):
 
 def replace_file(app, temporary, real):
     """Rename over the old file; on Windows another process may have it open for a moment."""
-    for _ in range(10 if app.is_windows else 0):
+    for left in reversed(range(10 if app.is_windows else 1)):
         try:
             return os.replace(temporary, real)
         except PermissionError:
+            if not left:
+                raise
             app.sleep(0.05)
-    return os.replace(temporary, real)
 
 
 def sync_directory(app, directory):
     try:
         descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        os.fsync(descriptor)
+        os.close(descriptor)
     except OSError as error:  # always so on Windows
         app.debug("cannot sync %s: %s" % (directory, error))
 
@@ -1612,18 +1611,18 @@ class FileLock:
         self.held, self.depth, self.descriptor = False, 0, None
 
     def __enter__(self):
+        if not self.depth:
+            self.take()
         self.depth += 1
-        try:
-            if self.depth == 1:
-                self.take()
-        except BaseException:
-            self.__exit__()
-            raise
 
     def __exit__(self, *_):
         self.depth -= 1
-        if not self.depth:
-            self.close()
+        if not self.depth and self.descriptor is not None:
+            try:
+                os.close(self.descriptor)
+            except OSError as error:  # the lock is gone all the same
+                self.app.debug("cannot close %s: %s" % (self.path, error))
+            self.descriptor, self.held = None, False
 
     def take(self):
         import errno
@@ -1633,36 +1632,28 @@ class FileLock:
             make_directory(os.path.dirname(self.config_path))
             self.descriptor = self.open()
             self.wait()
-        except OSError as error:
-            self.close()
-            if errno.errorcode.get(error.errno) not in NO_LOCKS:
-                raise os_error("lock", self.path, error)
-            return self.app.debug("no lock on %s: %s" % (self.path, error))
-        self.held = True
-        try:  # for those who wait
-            os.ftruncate(self.descriptor, 0)
+            self.held = True
+            os.ftruncate(self.descriptor, 0)  # a number for those who wait
             os.write(self.descriptor, b"%d\n" % os.getpid())
-        except OSError as error:  # a full disk takes no number, but the lock holds
-            self.app.debug("cannot write into %s: %s" % (self.path, error))
+        except OSError as error:
+            if not self.held and errno.errorcode.get(error.errno) not in NO_LOCKS:
+                raise os_error("lock", self.path, error)
+            self.app.debug("lock %s: %s" % (self.path, error))
 
     def open(self):
         """Return a descriptor of the lock file, made where it is missing."""
         flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
         try:
             descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            if hasattr(os, "fchmod"):
+                os.fchmod(descriptor, 0o600)
+            give_to_owner(descriptor, self.path)
+            return descriptor
         except FileExistsError:
-            return self.open_existing(flags)
-        if hasattr(os, "fchmod"):
-            os.fchmod(descriptor, 0o600)
-        give_to_owner(descriptor, self.path)
-        return descriptor
-
-    def open_existing(self, flags):
-        if is_single_file(os.lstat(self.path)):
-            descriptor = os.open(self.path, flags)
-            if is_single_file(os.fstat(descriptor)):
-                return descriptor
-            os.close(descriptor)
+            if is_single_file(os.lstat(self.path)):
+                descriptor = os.open(self.path, flags)
+                if is_single_file(os.fstat(descriptor)):
+                    return descriptor
         raise ConfigError("%s is not a lock file of ours" % self.path, "Remove it: " + self.path)
 
     def wait(self):
@@ -1673,13 +1664,13 @@ class FileLock:
                 return lock_descriptor(self.descriptor, self.app.is_windows)
             except (BlockingIOError, PermissionError):
                 waited = self.app.now() - started
-                if waited >= self.seconds:
-                    problem = "Another podstack holds %s (process %s)" % (self.path, self.holder())
-                    hint = "Wait until it has ended, or end it, then try again"
-                    raise PodError(problem, hint, code=7)
-                if waited > 2 and self.app.is_terminal(self.app.stderr):
-                    self.app.status("Waiting for another podstack to end ...")
-                self.app.sleep(0.05)
+            if waited >= self.seconds:
+                problem = "Another podstack holds %s (process %s)" % (self.path, self.holder())
+                hint = "Wait until it has ended, or end it, then try again"
+                raise PodError(problem, hint, code=7)
+            if waited > 2 and self.app.is_terminal(self.app.stderr):
+                self.app.status("Waiting for another podstack to end ...")
+            self.app.sleep(0.05)
 
     def holder(self):
         """Return the process id that stands in the lock file."""
@@ -1688,14 +1679,6 @@ class FileLock:
         except OSError:  # Windows: nobody reads what is locked
             pid = ""
         return pid if is_digits(pid) else "unknown"
-
-    def close(self):
-        descriptor, self.descriptor, self.held = self.descriptor, None, False
-        try:
-            if descriptor is not None:
-                os.close(descriptor)
-        except OSError as error:  # the lock is gone all the same
-            self.app.debug("cannot close %s: %s" % (self.path, error))
 
 
 class HeldInterrupts:
@@ -1720,12 +1703,19 @@ class HeldInterrupts:
 
 
 class Profile:
-    """One account of the config file: its `name` and `base`, the key path where it stands."""
+    """One account of the config file: its `name` and `base`, the key path where it stands.
 
-    def __init__(self, config, name, base):
-        self.config, self.name, self.base = config, name, base
-        blocks = [config.at(base + (block,)) for block in ("auth", "defaults", "api")]
-        self.is_nested = not base or any(isinstance(block, dict) for block in blocks)
+    The base is () for the blocks at the top of the file; a profile need not exist.
+    """
+
+    def __init__(self, config, name):
+        self.config, self.name, self.base = config, name, ("profiles", name)
+        at_top = (("auth",), ("defaults", "project"), ("defaults", "gpu_type"))
+        is_default = name == DEFAULT_PROFILE and not config.has(self.base)
+        if is_default and ("profiles" not in config.data or any(map(config.has, at_top))):
+            self.base = ()
+        blocks = [config.at(self.base + (block,)) for block in ("auth", "defaults", "api")]
+        self.is_nested = not self.base or any(isinstance(block, dict) for block in blocks)
 
     def key_of(self, field):
         """Return the key path where `field` stands, or would be written."""
@@ -1768,7 +1758,7 @@ def edit_text(config, changes):
                 text = yaml_unset(text, keys[:-1])
         return text
     except YamlError as error:
-        raise config.syntax_error(error)
+        raise ConfigError("%s:%d:%d: %s" % (config.path, error.line, error.column, error))
     except ValueError:  # a lone surrogate: bytes from the command line that are no text here
         hint = "Type UTF-8, and set LC_ALL=C.UTF-8 or another UTF-8 locale"
         raise UsageError("The command line is not text in this locale", hint)
@@ -1788,13 +1778,10 @@ class Config:
         try:
             value, self.marks = yaml_parse(self.text)
         except YamlError as error:
-            raise self.syntax_error(error)
+            raise ConfigError("%s:%d:%d: %s" % (self.path, error.line, error.column, error))
         if value is not None and not isinstance(value, dict):
             raise ConfigError("%s:1:1: expected keys and values" % self.path)
         self.data = value or {}
-
-    def syntax_error(self, error):
-        return ConfigError("%s:%d:%d: %s" % (self.path, error.line, error.column, error))
 
     def require(self):
         """Return self, or raise what made the file unreadable."""
@@ -1809,13 +1796,11 @@ class Config:
 
     @property
     def is_open_to_others(self):
-        return self.stat and self.stat.st_mode & 0o077 and self.modes_mean_something
-
-    def warn_if_open(self):
-        if not self.is_open_to_others or "token" not in self.text:
-            return
-        if any(self.profile(name).get("token") for name in self.profile_names()):
-            self.app.warn("others can read %s: chmod 600 %s" % (self.path, self.path))
+        """Tell whether others may read the file and a token in it."""
+        if not self.stat or not self.stat.st_mode & 0o077 or "token" not in self.text:
+            return False
+        tokens = [self.profile(name).get("token") for name in self.profile_names()]
+        return any(tokens) and self.modes_mean_something
 
     def error(self, keys, problem):
         """Return the ConfigError that names the file, line, column and key."""
@@ -1839,34 +1824,21 @@ class Config:
 
     def text_at(self, keys):
         value = self.at(keys)
-        if keys[-1] == "token_command" and isinstance(value, list):
-            return value
-        if value is not None and not isinstance(value, str):
+        may_be = (str, list) if keys[-1] == "token_command" else str
+        if value is not None and not isinstance(value, may_be):
             raise self.error(keys, "must be plain text")
         return value or None
 
     def profile_names(self):
         """Return the profiles' names; the one at the top of the file first, as `default`."""
-        top = [] if self.profile_base(DEFAULT_PROFILE) else [DEFAULT_PROFILE]
+        top = [] if self.profile(DEFAULT_PROFILE).base else [DEFAULT_PROFILE]
         return top + list(self.at(("profiles",)) or {})
 
-    def profile_base(self, name):
-        """Return the key path of a profile: () for the blocks at the top of the file."""
-        named = ("profiles", name)
-        if name != DEFAULT_PROFILE or self.has(named):
-            return named
-        at_top = (("auth",), ("defaults", "project"), ("defaults", "gpu_type"))
-        return () if any(map(self.has, at_top)) or "profiles" not in self.data else named
-
-    def profile(self, name):
-        """Return the Profile `name`, empty where the file has none."""
-        return Profile(self, name, self.profile_base(name))
-
-    def existing_profile(self, name):
-        """Return the Profile `name`; raises NotFound where the file has none."""
-        names = self.profile_names()
+    def profile(self, name, must_exist=False):
+        """Return the Profile `name`; raises NotFound where it `must_exist` and does not."""
+        names = self.profile_names() if must_exist else [name]
         if name in names:
-            return self.profile(name)
+            return Profile(self, name)
         problem = "Profile '%s' does not exist%s" % (name, did_you_mean(name, names))
         raise NotFound(problem, "Profiles: %s" % (", ".join(names) or "none yet"))
 
@@ -1979,7 +1951,8 @@ class Settings:
             try:
                 config = Config(self.app, self.path)
                 config.reload()
-                config.warn_if_open()
+                if config.is_open_to_others:
+                    self.app.warn("others can read %s: chmod 600 %s" % (config.path, config.path))
             except ConfigError as error:
                 if not self.app.env("PODSTACK_API_TOKEN") or self.options.profile:
                     raise
@@ -1991,9 +1964,8 @@ class Settings:
     def profile(self):
         """Return the active Profile; raises NotFound unless it exists or is to be created."""
         name = self.get("profile")
-        if self.creates or name == DEFAULT_PROFILE or self.config.broken:
-            return self.config.profile(name)
-        return self.config.existing_profile(name)
+        may_lack = self.creates or name == DEFAULT_PROFILE or self.config.broken
+        return self.config.profile(name, not may_lack)
 
     def places(self, setting):
         """Return (origin, text, key path) of all places that a setting may stand in, in order."""
@@ -4915,7 +4887,7 @@ def check_file(cx):
             config.profile(name).get(field)
     if config.stat is None:
         yield "file", "ok", "%s does not exist yet" % path
-    elif config.is_open_to_others and "token" in config.text:
+    elif config.is_open_to_others:
         yield "file", "warn", "%s can be read by others" % path, "chmod 600 %s" % path
     else:
         mode = stat.S_IMODE(config.stat.st_mode)
@@ -5146,7 +5118,7 @@ def say_overridden(cx, setting):
 def switch_profile(cx, name):
     config = cx.config.require()
     if name != DEFAULT_PROFILE:
-        config.existing_profile(name)
+        config.profile(name, must_exist=True)
     config.edit(lambda config: [(("profile",), name)])
     cx.app.say("Using profile '%s'" % name)
     say_overridden(cx, SETTINGS["profile"])
@@ -5226,7 +5198,7 @@ def config_get_profile(cx, args):
 
 
 def delete_plan(config, name):
-    base = config.profile_base(name)
+    base = config.profile(name).base
     keys = [base] if base else [("auth",), ("defaults", "project"), ("defaults", "gpu_type")]
     return [(key, None) for key in keys]
 
@@ -5236,7 +5208,7 @@ def delete_plan(config, name):
 @Example("podstack config delete-profile work", "asks first")
 def config_delete_profile(cx, args):
     name, config = args.name, cx.config.require()
-    config.existing_profile(name)
+    config.profile(name, must_exist=True)
     if name in (cx.settings.get("profile"), config.text_at(("profile",))):
         hint = "Choose another first: podstack config set-profile NAME"
         raise PodError("Profile '%s' is the active one" % name, hint)

@@ -727,7 +727,7 @@ def test_a_file_system_without_locks_is_used_without_one(settled, trouble):
     said = settled.run("--debug", "config", "set", "defaults.project", "x", wrap=broken).err
     lock = os.path.join(settled.folder, ".lock")
     reason = os.strerror(getattr(errno, trouble))
-    assert "debug: no lock on %s: [Errno %d] %s\n" % (
+    assert "debug: lock %s: [Errno %d] %s\n" % (
         lock, getattr(errno, trouble), reason) in said  # fmt: skip
 
 
