@@ -4589,48 +4589,41 @@ def token_facts(user):
     return token if isinstance(token, dict) else {}
 
 
-def record_login(cx, profile, storage, login, user):
-    """Store a login and say who, which profile, where, and what overrides it."""
-    app, settings = cx.app, cx.settings
+def finish_login(cx, profile, storage, login):
+    """Ask the server whose login this is, store it, and say who, where, and what overrides it.
+
+    A token may be stored unchecked with --no-verify; one from OAuth is stored in any case.
+    """
+    app, from_oauth, user = cx.app, login.issuer is not None, {}
+    credential = Credential(login.token, "login", "Token just given", None, login)
+    try:
+        if from_oauth or not cx.options.no_verify:
+            user = Api(cx.settings, cx.http, credential).whoami()
+    except PodError as error:
+        if isinstance(error, AuthError):
+            raise
+        if not from_oauth and error.code not in (5, 6):
+            error.message = "Could not verify the token: %s" % error.message
+            error.hint = "Store it unchecked: podstack auth login --token T --no-verify"
+            raise
+        app.warn("the token could not be verified: %s" % error.message)
+    login.email = user["email"] if isinstance(user.get("email"), str) else None
+    stated = token_facts(user).get("expires_at")
+    if login.expires is None and time_or_none(stated) is not None:
+        login.expires = stated
     replaced = profile.holds_login and (profile.get("email") or "this profile")
-    if user:
-        login.email = user["email"] if isinstance(user.get("email"), str) else None
-        stated = token_facts(user).get("expires_at")
-        if login.expires is None and time_or_none(stated) is not None:
-            login.expires = stated
     with cx.config.lock, HeldInterrupts():  # waiting for the lock may be interrupted
-        save_login(settings, profile.name, login, storage)
-    place = "the keyring" if storage == "keyring" else settings.path
-    who = login.email or (user and user.get("account_id"))
+        save_login(cx.settings, profile.name, login, storage)
     if replaced:
         app.say("Replaced the login of %s" % replaced)
+    who = login.email or user.get("account_id")
     app.say("Signed in %s" % ("as %s" % who if who else "(the token was not verified)"))
+    place = "the keyring" if storage == "keyring" else cx.settings.path
     app.say("Profile '%s': token stored in %s" % (profile.name, place))
     if app.env("PODSTACK_API_TOKEN"):
         app.say("PODSTACK_API_TOKEN is set and overrides this login: unset it to use the login")
     if cx.config.profile(profile.name).get("token_command"):
         app.say("This profile's token still comes from its token_command")
-
-
-def finish_login(cx, profile, storage, login):
-    """Ask the server whose login this is, then store it.
-
-    A token may be stored unchecked with --no-verify; one from OAuth is stored in any case.
-    """
-    from_oauth, user = login.issuer is not None, None
-    credential = Credential(login.token, "login", "Token just given", None, login)
-    try:
-        if from_oauth or not cx.options.no_verify:
-            user = Api(cx, credential).whoami()
-    except AuthError:
-        raise
-    except PodError as error:
-        if not from_oauth and error.code not in (5, 6):
-            error.message = "Could not verify the token: %s" % error.message
-            error.hint = "Store it unchecked: podstack auth login --token T --no-verify"
-            raise
-        cx.app.warn("the token could not be verified: %s" % error.message)
-    record_login(cx, profile, storage, login, user)
 
 
 @command(
@@ -4702,13 +4695,10 @@ def auth_status(cx, args):
         "token_source": credential.kind,
         "token_type": token.get("type"),
     }
-    print_fixed(
-        cx,
-        facts,
-        "Authenticated as: %s" % (user.get("email") or "-"),
-        "Account ID: %s" % (user.get("account_id") or "-"),
-        "Token expires: %s" % format_date(token.get("expires_at"), "never"),
-    )
+    who = "Authenticated as: " + field("email")(user)
+    account = "Account ID: " + field("account_id")(user)
+    expires = "Token expires: " + format_date(token.get("expires_at"), "never")
+    print_fixed(cx, facts, who, account, expires)
     if credential.kind == "environment":
         cx.app.say("The token is from PODSTACK_API_TOKEN")
 
@@ -4723,15 +4713,16 @@ def auth_whoami(cx, args):
 
 
 def flat_fields(value, name=""):
-    """Return (dotted name, text) for each thing in a value, however deep; nothing for None."""
-    if isinstance(value, (dict, list)):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        found = [flat_fields(inner, "%s.%s" % (name, key) if name else str(key))
-                 for key, inner in pairs]  # fmt: skip
-        return [pair for pairs in found for pair in pairs]
-    if value is None:
-        return [(name, "-")] if name else []
-    return [(name, value if isinstance(value, str) else json_dump(value, indent=None))]
+    """Yield (dotted name, text) for each thing in a value, however deep; nothing for None."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from flat_fields(inner, "%s.%s" % (name, key) if name else str(key))
+    elif value is not None:
+        yield name, value if isinstance(value, str) else json_dump(value, indent=None)
+    elif name:
+        yield name, "-"
 
 
 CREATED = ("Created", date_of("created_at"))
@@ -4774,8 +4765,8 @@ def auth_refresh(cx, args):
     if stored is None and not profile.get("token_command"):
         raise not_authenticated()
     if stored is None or not stored.login.refresh_token:
-        hint = "Generate a new token in the dashboard (%s), or run: podstack auth login"
-        raise PodError("This token cannot be refreshed", hint % DASHBOARD_TOKENS)
+        hint = NEW_TOKEN + ", or run: podstack auth login"
+        raise PodError("This token cannot be refreshed", hint)
     login = renew_login(cx.settings, cx.http, stored).login
     cx.app.say("Token refreshed")
     cx.app.out("Token expires: %s" % format_date(login.expires, "never"))
@@ -5589,7 +5580,7 @@ def pod_events(cx, args):
 @Example("podstack pod metrics ci-pod", "GPU, CPU, memory, disk")
 def pod_metrics(cx, args):
     metrics = cx.api.pod_metrics(args.name)
-    print_object(cx, metrics, flat_fields(metrics) or [("metrics", "-")])
+    print_object(cx, metrics, list(flat_fields(metrics)) or [("metrics", "-")])
 
 
 # -- pod: into it, through OpenSSH
