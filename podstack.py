@@ -4598,7 +4598,7 @@ def finish_login(cx, profile, storage, login):
     credential = Credential(login.token, "login", "Token just given", None, login)
     try:
         if from_oauth or not cx.options.no_verify:
-            user = Api(cx.settings, cx.http, credential).whoami()
+            user = Api(cx, credential).whoami()
     except PodError as error:
         if isinstance(error, AuthError):
             raise

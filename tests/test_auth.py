@@ -731,7 +731,7 @@ def test_an_api_token_cannot_be_refreshed(cli, api, config):
     done = cli("auth", "refresh", code=1)
     assert done.err == (
         "Error: This token cannot be refreshed\n"
-        "Generate a new token in the dashboard (Account > API Tokens), "
+        "Generate a new token from the dashboard (Account > API Tokens), "
         "or run: podstack auth login\n"
     )
     assert api.requests == []
