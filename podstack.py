@@ -979,6 +979,7 @@ def yaml_unset(text, keys):
 
 # The last two may start one of the others.
 TEXT_BROWSERS = {"lynx", "w3m", "links", "links2", "elinks", "www-browser", "sensible-browser"}
+WINDOWS_HANDLER = "url.dll,FileProtocolHandler"
 X_BROWSERS = ("x-www-browser", "firefox", "chromium", "google-chrome", "chromium-browser")
 PLAIN_IN_URLS = NAME_LETTERS + "-._~:/?[]@&=+,%"
 LABEL_COLORS = {"Error: ": "31", "Warning: ": "33"}
@@ -991,14 +992,6 @@ def lenient_stream(stream, errors):
     return io.TextIOWrapper(stream.buffer, stream.encoding, errors, line_buffering=stream.isatty())
 
 
-def terminal_width(stream):
-    """Return the width of the terminal that `stream` is."""
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
-
-
 class App:
     """The world as the program sees it; every part can be replaced by keyword."""
 
@@ -1009,8 +1002,10 @@ class App:
         self.environ, self.home, self.platform = environ, home, platform
         self.now, self.clock, self.sleep, self.read_secret = now, clock, sleep, read_secret
         self.quiet = self.debugging = self.assume_yes = self.color = False
-        self.status_shown = None
-        self.secrets = set()
+        self.is_windows = platform == "win32"
+        self.is_wsl = bool(self.env("WSL_DISTRO_NAME") or self.env("WSL_INTEROP"))
+        self.has_display = bool(self.env("DISPLAY") or self.env("WAYLAND_DISPLAY"))
+        self.status_shown, self.secrets = None, set()
         self.guard((self.env("PODSTACK_API_TOKEN") or "").strip())
 
     @classmethod
@@ -1108,7 +1103,7 @@ class App:
         self.status_shown = shown
         if self.redraws:
             line = printable(redact(text, self.secrets))
-            self.stderr.write("\r\x1b[2K" + cut_to_width(line, terminal_width(self.stderr) - 1))
+            self.stderr.write("\r\x1b[2K" + cut_to_width(line, self.columns(self.stderr) - 1))
             self.stderr.flush()
         else:
             self.complain(text)
@@ -1140,10 +1135,14 @@ class App:
         """Tell whether somebody is there to read a question and answer it."""
         return self.is_terminal(self.stdin) and self.is_terminal(self.stderr)
 
-    @property
-    def columns(self):
-        """The width of the terminal on stdout; 0 where it is none."""
-        return terminal_width(self.stdout) if self.is_terminal(self.stdout) else 0
+    def columns(self, stream):
+        """Return the width of the terminal that `stream` is; 0 where it is none."""
+        if not self.is_terminal(stream):
+            return 0
+        try:
+            return os.get_terminal_size(stream.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
 
     def confirm(self, question, flag="--yes"):
         """Return when the user agrees; raises UsageError without a terminal to ask on."""
@@ -1171,18 +1170,6 @@ class App:
             return ""
 
     # -- the machine
-
-    @property
-    def is_windows(self):
-        return self.platform == "win32"
-
-    @property
-    def is_wsl(self):
-        return bool(self.env("WSL_DISTRO_NAME") or self.env("WSL_INTEROP"))
-
-    @property
-    def has_display(self):
-        return bool(self.env("DISPLAY") or self.env("WAYLAND_DISPLAY"))
 
     def which(self, program):
         """Return a program's absolute path, or None; relative PATH entries are skipped."""
@@ -1336,25 +1323,15 @@ class App:
 
     def browser_command(self):
         """Return the argv that opens a page here (`%s` is the address), or None."""
-        chosen = self.first_browser((self.env("BROWSER") or "").split(os.pathsep))
-        if chosen:
-            return chosen
-        if self.platform == "darwin":
-            return ["/usr/bin/open", "%s"]
-        if self.is_wsl and self.which("wslview"):
-            return [self.which("wslview"), "%s"]
-        windows = self.which("rundll32.exe") if self.is_wsl else None
-        if self.is_windows:
-            system = self.env("SystemRoot") or "C:\\Windows"
-            windows = os.path.join(system, "System32", "rundll32.exe")
-        if windows:
-            return [windows, "url.dll,FileProtocolHandler", "%s"]
-        return self.first_browser(("xdg-open",) + X_BROWSERS) if self.has_display else None
-
-    def first_browser(self, choices):
-        """Return the argv of the first that may be started of `choices`, as BROWSER has them."""
         import shlex
 
+        choices = (self.env("BROWSER") or "").split(os.pathsep)
+        rundll = os.path.join(self.env("SystemRoot") or "C:\\Windows", "System32", "rundll32.exe")
+        system = {"darwin": ["/usr/bin/open", "%s"], "win32": [rundll, WINDOWS_HANDLER, "%s"]}
+        if self.is_wsl:
+            choices += ["wslview", "rundll32.exe " + WINDOWS_HANDLER]
+        if self.has_display and self.platform not in system:
+            choices += ["xdg-open", *X_BROWSERS]
         for choice in choices:
             try:
                 words = shlex.split(choice)
@@ -1367,7 +1344,7 @@ class App:
             starts_text = "xdg-open" in names and not self.has_display
             if not starts_text and names.isdisjoint(TEXT_BROWSERS):
                 return [program] + words[1:] + ([] if "%s" in choice else ["%s"])
-        return None
+        return system.get(self.platform)
 
     def browse(self, address):
         """Open a page without waiting for the browser; False where none could be started."""
@@ -1380,8 +1357,7 @@ class App:
         plain = "".join(c if c in PLAIN_IN_URLS else percent_encode(c) for c in address)
         argv = [word.replace("%s", plain) for word in command]
         # xdg-open tries these last; left to itself it would go on with text browsers.
-        wrapped = os.path.basename(argv[0]) == "xdg-open"
-        environ = self.child_environ({"BROWSER": ":".join(X_BROWSERS)} if wrapped else None)
+        environ = self.child_environ({"BROWSER": ":".join(X_BROWSERS)})
         null = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         try:
             subprocess.Popen(argv, env=environ, start_new_session=True, **null)
@@ -4518,7 +4494,7 @@ def print_rows(cx, pages, columns, wide=()):
     else:
         shown = [labelled(column) for column in columns + (wide if form == "wide" else ())]
         cells = ([show(row) for _, show in shown] for row in counted(cx, pages))
-        limit = 0 if form == "wide" else cx.app.columns
+        limit = 0 if form == "wide" else cx.app.columns(cx.app.stdout)
         for line in table_lines([label.upper() for label, _ in shown], cells, limit):
             cx.app.out(line)
 
