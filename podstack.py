@@ -2454,13 +2454,10 @@ PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 CUT_OFF = "its answer was cut off"
 UNKNOWN_AUTHORITY = "its certificate comes from an authority that is not trusted here"
 TLS_PROBLEMS = {  # by OpenSSL's verify code (x509_vfy.h), else by the name of its reason
-    2: UNKNOWN_AUTHORITY,
+    **dict.fromkeys((2, 19, 20, 21), UNKNOWN_AUTHORITY),
     9: "its certificate is not valid yet (check this machine's clock)",
     10: "its certificate has expired",
     18: "its certificate is self-signed",
-    19: UNKNOWN_AUTHORITY,
-    20: UNKNOWN_AUTHORITY,
-    21: UNKNOWN_AUTHORITY,
     62: "its certificate is for another host",
     64: "its certificate is for another address",
     66: "its certificate's key is too weak",
@@ -2481,14 +2478,11 @@ def number(text):
 
 
 class Answer:
-    """An HTTP answer: `status`, `headers` (lower-case names), its `url` and `body` in bytes.
-
-    While it is streamed `body` is None and `pieces` yields the bytes as they arrive.
-    """
+    """An HTTP answer: its `url`, `status`, lower-case `headers`, `body` or `pieces` in bytes."""
 
     def __init__(self, status, headers, url):
         self.status, self.headers, self.url = status, headers, url
-        self.body = self.pieces = None
+        self.body = self.pieces = None  # the latter yields what is streamed as it arrives
 
     def json(self):
         """Return the decoded body, or None where it is no JSON; a number that is none is null."""
@@ -2510,14 +2504,12 @@ class Answer:
 
 
 class TransportFailure(OSError):
-    """A connection that did not come about or broke: `reason` in plain words, maybe a `hint`.
-
-    `final`: another try cannot help. `sent`: the request may have been carried out.
-    """
+    """A connection that did not come about or broke; `final`: another try cannot help."""
 
     def __init__(self, reason, final=False, hint=None):
         super().__init__(reason)
-        self.reason, self.final, self.hint, self.sent = reason, final, hint, False
+        self.reason, self.final, self.hint = reason, final, hint
+        self.sent = False  # true where the request may have been carried out
 
 
 def seconds_left(deadline):
@@ -2553,16 +2545,6 @@ class Link(io.RawIOBase):
         while data:
             self.arm()
             data = data[self.sock.send(data) :]
-
-    def is_quiet(self):
-        """Tell whether nothing came after the last answer: it would answer no request (§9.2)."""
-        self.silence, self.allowance = 0, MAX_ANSWER_BYTES
-        try:
-            self.reader.peek(1)
-            return False
-        except OSError:
-            self.silence = None
-            return True
 
     def readable(self):
         return True
@@ -2644,9 +2626,8 @@ class Link(io.RawIOBase):
 class Proxy:
     """The proxy for a request: where it is, how to sign in there, which variable named it."""
 
-    def __init__(self, host, port, authorization, variable):
-        self.host, self.port = host, port
-        self.authorization, self.variable = authorization, variable
+    def __init__(self, host, port, password, variable):
+        self.host, self.port, self.password, self.variable = host, port, password, variable
 
     def __str__(self):
         return "proxy %s:%d" % (self.host, self.port)
@@ -2709,10 +2690,7 @@ def request_bytes(app, method, url, headers, body):
 
 
 def resolve(host, port, deadline):
-    """Return the addresses of a host as bytes (text would load the idna codec); raises OSError.
-
-    In a thread: getaddrinfo itself has no time limit, nor does Ctrl-C end it.
-    """
+    """Return the addresses of a host as bytes (text would load the idna codec); raises OSError."""
     import socket
     import threading
 
@@ -2720,7 +2698,7 @@ def resolve(host, port, deadline):
         return [b"127.0.0.1", b"::1"]
     found, failed = [], []
 
-    def look_up():
+    def look_up():  # in a thread: it has no time limit, nor does Ctrl-C end it
         try:
             for entry in socket.getaddrinfo(host.encode("ascii"), port, 0, socket.SOCK_STREAM):
                 found.append(entry[4][0].encode("ascii"))
@@ -2868,15 +2846,12 @@ class Http:
     # -- the connection
 
     def tls_contexts(self):
-        """Yield the TLS contexts to try: the hashed CA directory first, then all the system has.
-
-        Parsing every certificate of the system costs 40 ms, the directory nothing.
-        """
+        """Yield the TLS contexts to try: parsing all that the system trusts costs 40 ms."""
         if self.context:
             yield self.context
             return
         if not self.ca_bundle and has_hashed_certificates(HASHED_CA_DIRECTORY):
-            yield tls_context(HASHED_CA_DIRECTORY)
+            yield tls_context(HASHED_CA_DIRECTORY)  # costs nothing
         yield tls_context(self.ca_bundle)
 
     def connect(self, url, deadline):
@@ -2919,15 +2894,15 @@ class Http:
         except ValueError as error:
             reason = "%s is not the address of a proxy: %s" % (variable, error)
             raise TransportFailure(reason, final=True)
-        return Proxy(host, port, self.proxy_authorization(user) if user else None, variable)
+        return Proxy(host, port, user and self.proxy_password(user), variable)
 
-    def proxy_authorization(self, user):
+    def proxy_password(self, user):
+        """Return `USER:PASSWORD` of a proxy's address as HTTP's basic authorization has it."""
         import base64
         from urllib.parse import unquote, unquote_to_bytes
 
         self.app.guard(unquote(user.partition(":")[2]))
-        pair = base64.b64encode(unquote_to_bytes(user)).decode("ascii")
-        return "Basic " + self.app.guard(pair)
+        return self.app.guard(base64.b64encode(unquote_to_bytes(user)).decode("ascii"))
 
     def tunnel(self, proxy, url, deadline):
         """Return a connection to a host, through the proxy's tunnel if any (RFC 9110 §9.3.6)."""
@@ -2936,16 +2911,16 @@ class Http:
         target = "%s:%d" % ("[%s]" % url.host if ":" in url.host else url.host, url.port)
         head = "CONNECT %s HTTP/1.1\r\nHost: %s\r\n" % (target, target)
         self.app.debug("> CONNECT %s through %s" % (target, proxy))
-        if proxy.authorization:
+        if proxy.password:
             self.app.debug("> Proxy-Authorization: Basic ****")
-            head += "Proxy-Authorization: %s\r\n" % proxy.authorization
+            head += "Proxy-Authorization: Basic %s\r\n" % proxy.password
         try:
             link = Link(dial(proxy.host, proxy.port, deadline), deadline)
             link.send((head + "\r\n").encode("ascii"))
             status, reason, _ = link.read_head()
             if not 200 <= status < 300:
-                refusal = ("it refused (HTTP %d %s" % (status, reason)).rstrip() + ")"
-                raise TransportFailure(refusal, final=status < 500)
+                told = ("HTTP %d %s" % (status, reason)).rstrip()
+                raise TransportFailure("it refused (%s)" % told, final=status < 500)
             return link.sock
         except OSError as error:
             failure = failure_of(error, self.timeout)
@@ -2989,12 +2964,10 @@ class Http:
         return answer
 
     def attempt(self, method, url, headers, body, deadline, silence):
-        """Try once; raises OSError.
-
-        A kept-alive connection may have been closed meanwhile, so only a GET goes over one, and
-        then over a new one: whether anything was carried out is never in doubt.
-        """
+        """Try once; raises OSError."""
         content = request_bytes(self.app, method, url, headers, body)
+        # A kept-alive connection may have been closed meanwhile: for all but GET it would be in
+        # doubt whether anything was carried out.
         link = self.idle_link(url) if method == "GET" else None
         if link:
             link.deadline = deadline
@@ -3011,10 +2984,14 @@ class Http:
             link = self.idle[url.origin].pop()
         except (KeyError, IndexError):
             return None
-        if link.is_quiet():
+        link.silence, link.allowance = 0, MAX_ANSWER_BYTES
+        try:
+            link.reader.peek(1)  # what came unasked would answer no request (RFC 9112 §9.2)
+            link.sock.close()
+            return None
+        except OSError:
+            link.silence = None
             return link
-        link.sock.close()
-        return None
 
     def exchange(self, link, method, url, content, silence):
         """Send a request over `link` and return its Answer; raises TransportFailure."""
@@ -3103,18 +3080,15 @@ BAD = {"color": "#b3452c", "sign": "M8.5 8.5l7 7m0-7l-7 7"}
 SCOPES = ("openid", "profile", "email", "offline_access")
 
 
-class OAuthError(PodError):
+class OAuthError(AuthError):
     """The authorization server's refusal (RFC 6749 §5.2): its `error` code."""
 
-    code = 4
-
     def __init__(self, error, description=None):
+        words = "%s: %s" % (error, description) if description else error
+        super().__init__("Sign-in failed: %s" % words)
         self.error = error
         if error == "access_denied":
-            super().__init__("Sign-in was denied", "Run: podstack auth login")
-        else:
-            words = ": %s" % description if description else ""
-            super().__init__("Sign-in failed: %s%s" % (error, words))
+            self.message, self.hint = "Sign-in was denied", "Run: podstack auth login"
 
 
 def read_oauth_answer(answer):
@@ -3130,10 +3104,7 @@ def read_oauth_answer(answer):
 
 
 class AuthServer:
-    """An authorization server and what we are to it: its checked `endpoints`, our `client_id`.
-
-    Only its own metadata makes one (RFC 8414 §3.3), which must have a token endpoint and PKCE S256.
-    """
+    """An authorization server, by its own metadata (RFC 8414 §3.3), and us as its client."""
 
     def __init__(self, http, issuer, metadata, client_id, loopback=False, resource=None, limits=()):
         self.http, self.issuer, self.metadata, self.client_id = http, issuer, metadata, client_id
@@ -3242,15 +3213,13 @@ def positive(value, default):
 def login_from_grant(app, grant, server, endpoint, earlier=None):
     """Return the Login that a token answer makes; without a new refresh token the old one stays."""
     lifetime = positive(grant.get("expires_in"), None)
-    return Login(
-        token=grant["access_token"],
-        refresh_token=grant["refresh_token"] or (earlier and earlier.refresh_token),
-        expires=lifetime and format_time(app.now() + lifetime),
-        endpoint=endpoint,
-        issuer=server.issuer,
-        client_id=server.client_id,
-        email=earlier and earlier.email,
-    )
+    login = Login(token=grant["access_token"], refresh_token=grant["refresh_token"])
+    login.expires = lifetime and format_time(app.now() + lifetime)
+    login.endpoint, login.issuer, login.client_id = endpoint, server.issuer, server.client_id
+    if earlier:
+        login.email = earlier.email
+        login.refresh_token = login.refresh_token or earlier.refresh_token
+    return login
 
 
 # -- the way in
@@ -3270,10 +3239,7 @@ def surroundings(app, exists=os.path.exists):
 
 
 def choose_way(options, server, place):
-    """Return the way in: `token`, `prompt`, `device`, `browser`, or `url` (browser elsewhere).
-
-    The first case that matches wins; raises UsageError where nobody is there to sign in.
-    """
+    """Return the way in: `token`, `prompt`, `device`, `browser`, or `url` (browser elsewhere)."""
     if options.token is not None:
         return "token"
     hint = "Use: podstack auth login --token - (or set PODSTACK_API_TOKEN)"
@@ -3302,10 +3268,7 @@ def choose_way(options, server, place):
 
 
 def read_callback(query, state, server):
-    """Return the code, or the OAuthError, of a callback's query; raises ValueError.
-
-    `state` comes first, for errors too; then the issuer where it is promised (RFC 9207).
-    """
+    """Return the code, or the OAuthError, of a callback's query; raises ValueError."""
     from hmac import compare_digest
     from urllib.parse import parse_qsl
 
@@ -3314,8 +3277,9 @@ def read_callback(query, state, server):
     if len(form) != len(pairs):
         raise ValueError("a parameter stands twice")
     given = form.get("state", "").encode("utf-8", "replace")
-    if not compare_digest(given, state.encode("ascii")):
+    if not compare_digest(given, state.encode("ascii")):  # first of all, for errors too
         raise ValueError("it belongs to another sign-in (wrong state)")
+    # RFC 9207
     promised = server.metadata.get("authorization_response_iss_parameter_supported") is True
     if (promised or "iss" in form) and form.get("iss") != server.issuer:
         raise ValueError("it comes from another issuer")
@@ -3357,16 +3321,12 @@ def callback_server(port, serve):
 
 
 class Receiver:
-    """The loopback server that waits for the browser's answer; it owns its socket and threads.
-
-    `check(query)` returns the answer or raises ValueError. The page in the browser is held back
-    until `finish` tells it how the sign-in ended.
-    """
+    """The loopback server that waits for the answer; its page waits for how the sign-in ended."""
 
     def __init__(self, port, check):
         import threading
 
-        self.check, self.once = check, threading.Lock()
+        self.check, self.once = check, threading.Lock()  # it returns the answer or ValueError
         self.answered, self.ended, self.shown = [threading.Event() for _ in range(3)]
         self.outcome = ("You are not signed in", "The sign-in was interrupted.")
         self.server = callback_server(port, self.serve)
@@ -3511,11 +3471,7 @@ def show_address(app, address, receiver, launch):
 
 
 def sign_in_by_browser(app, server, options, launch, complete):
-    """Sign in through a browser; returns what `complete(grant)` returns.
-
-    `complete` saves the login, so that the page in the browser can show the true outcome.
-    Raises AuthError when it is denied or nobody answers in time.
-    """
+    """Sign in through a browser, whose page shows the outcome of `complete(grant)`, too."""
     from secrets import token_urlsafe
 
     state, verifier = token_urlsafe(), app.guard(token_urlsafe(48))
@@ -3526,19 +3482,14 @@ def sign_in_by_browser(app, server, options, launch, complete):
         try:
             if isinstance(answer, OAuthError):
                 raise answer
-            grant = server.tokens(
-                grant_type="authorization_code",
-                code=app.guard(answer),
-                redirect_uri=receiver.redirect_uri,
-                code_verifier=verifier,
-            )
-            result = complete(grant)
+            fields = {"redirect_uri": receiver.redirect_uri, "code_verifier": verifier}
+            code = app.guard(answer)
+            complete(server.tokens(grant_type="authorization_code", code=code, **fields))
         except PodError as error:
             told = printable(redact(error.message, app.secrets))
             receiver.finish("You are not signed in", told + ". The terminal says what to do next.")
             raise
         receiver.finish("You are signed in", "Close this page and go back to the terminal.", GOOD)
-        return result
 
 
 # -- device login
@@ -3574,7 +3525,7 @@ def poll_device(app, server, told):
 
 
 def sign_in_by_device(app, server, complete):
-    """Sign in with a code typed elsewhere (RFC 8628); returns what `complete(grant)` returns."""
+    """Sign in with a code typed elsewhere (RFC 8628); `complete(grant)` saves the login."""
     told = read_oauth_answer(server.post("device_authorization", scope=server.scope))
     address = safe_url(told.get("verification_uri"), "verification address", server.loopback)
     code = told.get("user_code")
@@ -3584,7 +3535,7 @@ def sign_in_by_device(app, server, complete):
     app.guard(told["device_code"])
     app.complain("Open this address on any device:", "", "  %s" % address, "")
     app.complain("and enter this code:", "", "  %s" % code, "")
-    return complete(poll_device(app, server, told))
+    complete(poll_device(app, server, told))
 
 
 # -- refresh and revocation
@@ -3629,16 +3580,12 @@ def spend_refresh_token(settings, server, found):
 
 
 def renew_login(settings, http, credential):
-    """Return the Credential with a refreshed login; raises PodError.
-
-    Any number of processes may do so at once: under the lock the store is read again, and who
-    finds another token there takes it. The new pair is saved before it is used.
-    """
+    """Return the Credential with a refreshed login, saved before it is used; raises PodError."""
     config, name = settings.config, credential.profile.name
     limits = {"seconds": REFRESH_SECONDS, "retries": 0}
     server = server_of_login(http, credential.login, settings.get("endpoint"), limits)
     with config.lock:
-        found = reload_credential(settings, name)
+        found = reload_credential(settings, name)  # another process may have been faster
         if found.token != credential.token or not found.login.refresh_token:
             return found
         prove_storage(settings, name, found.kind)
@@ -3771,13 +3718,10 @@ def last_page(told, page, rows, size):
 
 
 def read_pages(fetch):
-    """Yield the rows of page 1, 2, ...; `fetch(page)` returns them and the last page's number.
-
-    Later pages are fetched ahead, in parallel where the round trip is long: the first page's time
-    tells.
-    """
+    """Yield the rows of page 1, 2, ...; `fetch(page)` returns them and the last page's number."""
     started = time.monotonic()
     rows, last = fetch(1)
+    # Ahead and in parallel where the round trip is long.
     workers = PARALLEL_PAGES if time.monotonic() - started > 0.015 else 1
     yield rows
     if last < 2:
@@ -3815,11 +3759,8 @@ class Api:
         return self._credential
 
     def renewed(self, refused):
-        """After an unexpected 401 for the token `refused`: tell whether there is another to try.
-
-        Pages are read by several threads: the first of them renews, the others use what it got.
-        """
-        with self.renewing:
+        """After an unexpected 401 for the token `refused`: tell whether there is another to try."""
+        with self.renewing:  # pages are read by several threads: the first of them renews
             old = self._credential
             if old.token != refused:
                 return True
@@ -3846,11 +3787,7 @@ class Api:
 
     def send(self, method, path, query=(), body=None, what=None, in_project=False, raw=None,
              silence=None):  # fmt: skip
-        """Return the good Answer to a call; raises the error of its case.
-
-        `what` names the thing asked for (`pod 'x'`); `raw` is a body as bytes; with `silence` the
-        answer is a long text, read as it arrives (see Http.request).
-        """
+        """Return the good Answer to a call on `what`; `raw` is a body, `silence` of a long text."""
         url = self.url(path, query)
         content = raw if body is None else json_dump(body, True, None).encode("ascii")
         for turn in (1, 2):
@@ -3885,11 +3822,7 @@ class Api:
     # -- lists
 
     def pages(self, name, path, query=(), limit=None, in_project=False):
-        """Yield a list's rows page by page, in order, at most `limit` in all.
-
-        What the page before held already is left out, since lists move while they are read, and
-        a page that brings nothing new ends the list, however many the service speaks of.
-        """
+        """Yield a list's rows page by page, in order, at most `limit` in all."""
         size = -(-limit // -(-limit // PAGE_SIZE)) if limit else PAGE_SIZE
 
         def fetch(page):
@@ -3901,6 +3834,7 @@ class Api:
 
         before, left = [], limit
         for rows in read_pages(fetch):
+            # Lists move while they are read, and some services never end one.
             known = [row["id"] for row in before if row.get("id") is not None]
             fresh = [row for row in rows if row.get("id") not in known]
             if not fresh or rows == before:
@@ -3935,13 +3869,10 @@ class Api:
     # -- pods
 
     def pod_by_name(self, name):
-        """Return the one pod with exactly this name; raises NotFound, or PodError naming the ids.
-
-        Compared here, over every page: a server that ignores the filter must not decide.
-        """
+        """Return the one pod with exactly this name; raises PodError for none and for several."""
         query = [("name", name)]
         pods = self.every("pods", "/pods", query, in_project=True)
-        found = [pod for pod in pods if pod.get("name") == name]
+        found = [pod for pod in pods if pod.get("name") == name]  # some ignore the query
         if not found:
             raise NotFound("Pod '%s' not found" % name, "See: podstack pod list")
         if len(found) > 1:
@@ -4019,13 +3950,10 @@ class Context:
 
 
 def parse_ssh_command(text):
-    """Return (host, user or None, port) of a pod's `ssh_command`; raises PodError.
-
-    Of that text only a host, a user and a port are taken, and only in plain letters: it comes from
-    the service, and an option in it (-oProxyCommand=...) would run a program here.
-    """
+    """Return (host, user or None, port) of a pod's `ssh_command`; raises PodError."""
     import re
 
+    # It comes from the service, and an option in it (-oProxyCommand=...) would run a program here.
     name, address = "[A-Za-z0-9_][A-Za-z0-9._-]*", "[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+"
     port = "(?: -p ([0-9]{1,5}))?"
     shape = r"ssh%s (?:(%s)@)?(%s|%s)%s\Z" % (port, name, name, address, port)
@@ -4054,10 +3982,8 @@ def ssh_to(cx, name, *options):
 
 
 def remote_words(words):
-    """Return words quoted for the remote shell, so that each arrives as typed.
-
-    Every word is: shlex.quote leaves `=x` bare, which zsh takes for the path of a program.
-    """
+    """Return words quoted for the remote shell, so that each arrives as typed."""
+    # Not by shlex.quote: it leaves `=x` bare, which zsh takes for the path of a program.
     return " ".join("'%s'" % word.replace("'", "'\\''") for word in words)
 
 
@@ -4190,11 +4116,9 @@ def safe_names(path):
 
 
 def make_link(app, new, names, goal):
-    """Make a symbolic link, if it stays in the tree; an empty goal is a device's or a pipe's.
-
-    It goes up only before it goes down: what `a/..` is depends on where a link at `a` leads. And
-    it stands in a directory, not behind a link that was made before it.
-    """
+    """Make a symbolic link, if it stays in the tree; an empty goal is a device's or a pipe's."""
+    # It goes up only before it goes down: what `a/..` is depends on where a link at `a` leads. And
+    # it stands in a directory, not behind a link that was made before it.
     steps = [step for step in goal.split("/") if step not in ("", ".")]
     ups = steps.count("..")
     stays = goal and not goal.startswith("/") and ups < len(names) and ".." not in steps[ups:]
@@ -4208,16 +4132,11 @@ def make_link(app, new, names, goal):
 
 
 def unpack(app, stream, new):
-    """Unpack a tar stream as `new`, a tree or a single file; False where the stream is broken.
-
-    The pod is not trusted. No name leads out of `new`; links are made last, so that nothing is
-    written through one; devices, setuid bits and links that point elsewhere are left out.
-    Directories stay the user's to write, or nothing could be moved out of them.
-    """
+    """Unpack a tar stream as `new`, a tree or a single file; False where the stream is broken."""
     import shutil
     import tarfile
 
-    links = []
+    links = []  # made last, so that nothing is written through one
     try:
         metered = Meter(app, stream)
         with tarfile.open(fileobj=metered, mode="r|", tarinfo=short_headers()) as archive:
@@ -4227,7 +4146,7 @@ def unpack(app, stream, new):
                 path = os.path.join(new, *names) if in_tree else new
                 if member.isdir():
                     os.makedirs(path, exist_ok=True)
-                    os.chmod(path, member.mode & 0o777 | 0o700)
+                    os.chmod(path, member.mode & 0o777 | 0o700)  # we move things out of it
                 elif member.isreg():
                     with open(path, "xb") as file:
                         shutil.copyfileobj(archive.extractfile(member), file, 65536)
