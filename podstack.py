@@ -2532,8 +2532,8 @@ class Link(io.RawIOBase):
     set, that limits each single wait instead.
     """
 
-    def __init__(self, sock, deadline, silence=None):
-        self.sock, self.deadline, self.silence = sock, deadline, silence
+    def __init__(self, sock, deadline):
+        self.sock, self.deadline, self.silence = sock, deadline, None
         self.allowance, self.keeps_open = MAX_ANSWER_BYTES, True
         self.reader = io.BufferedReader(self, MAX_LINE_BYTES)
 
@@ -3051,17 +3051,7 @@ def check_service(answer):
 # (RFC 8252, 7636), device login (RFC 8628), refresh with rotation, revocation (RFC 7009). It must
 # never guess an address, end a wait on a wrong answer, or spend a refresh token twice.
 
-PAGE = """\
-HTTP/1.1 %(status)s %(title)s
-Content-Type: text/html; charset=utf-8
-Content-Security-Policy: default-src 'none'; style-src 'nonce-%(nonce)s'; \
-script-src 'nonce-%(nonce)s'; base-uri 'none'; frame-ancestors 'none'
-Referrer-Policy: no-referrer
-Cache-Control: no-store
-X-Content-Type-Options: nosniff
-Connection: close
-
-<!DOCTYPE html>
+PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>%(title)s - podstack</title>
 <meta name="viewport" content="width=device-width"><style nonce="%(nonce)s">
 :root { color-scheme: light dark }
@@ -3074,9 +3064,19 @@ h1 { font-size: 1.4rem }
 <circle cx="12" cy="12" r="12" stroke="none" fill="%(color)s"/><path d="%(sign)s"/></svg>
 <h1>%(title)s</h1><p>%(text)s</p></body></html>
 """
+PAGE_HEADERS = """\
+Content-Type: text/html; charset=utf-8
+Content-Security-Policy: default-src 'none'; style-src 'nonce-%s'; script-src 'nonce-%s'; \
+base-uri 'none'; frame-ancestors 'none'
+Referrer-Policy: no-referrer
+Cache-Control: no-store
+X-Content-Type-Options: nosniff
+Connection: close
+"""
 # A page's colour and sign: a tick, a cross.
 GOOD = {"color": "#2e7d5b", "sign": "M7 12.5l3.5 3.5 6.5-8"}
 BAD = {"color": "#b3452c", "sign": "M8.5 8.5l7 7m0-7l-7 7"}
+UNTAKEN = "This answer was not taken"
 SCOPES = ("openid", "profile", "email", "offline_access")
 
 
@@ -3290,18 +3290,54 @@ def read_callback(query, state, server):
     return form["code"]
 
 
-def callback_page(status, title, text, kind=BAD):
-    """Return the bytes that answer a browser."""
+def callback_handler(receiver):
+    """Return the class that answers one connection to a Receiver's server."""
     import html
+    import http.server
+    import socket
     from secrets import token_urlsafe
 
-    fields = dict(kind, status=str(status), title=title, text=text, nonce=token_urlsafe(16))
-    page = PAGE % {name: html.escape(value) for name, value in fields.items()}
-    return page.replace("\n", "\r\n").encode("utf-8", "replace")
+    class Handler(http.server.BaseHTTPRequestHandler):
+        timeout = 5
+        default_request_version = "HTTP/1.0"  # an answer to HTTP/0.9 has no status
+
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            self.show(*receiver.judge(self.path, self.headers.get_all("Host")))
+
+        def send_error(self, code, message=None, explain=None):
+            # 501 is a method without a handler here. The words given repeat the request.
+            status = {501: 405, 505: 400}.get(code, code)
+            self.show(status, UNTAKEN, "This is not what a browser sends.")
+
+        def show(self, status, title, text, kind=BAD):
+            nonce = token_urlsafe(16)
+            fields = dict(kind, title=title, text=text, nonce=nonce)
+            page = PAGE % {name: html.escape(value) for name, value in fields.items()}
+            self.close_connection = True
+            self.send_response_only(status)
+            for line in (PAGE_HEADERS % (nonce, nonce)).splitlines():
+                self.send_header(*line.split(": ", 1))
+            self.end_headers()
+            self.wfile.write(b"" if self.command == "HEAD" else page.encode("utf-8", "replace"))
+            if status == 200:
+                receiver.shown.set()
+
+        def finish(self):
+            """Read on for a while: closing with bytes unread would reset what was answered."""
+            self.connection.shutdown(socket.SHUT_WR)
+            for _ in range(64):
+                if not self.rfile.read1(65536):
+                    break
+            super().finish()
+
+    return Handler
 
 
-def callback_server(port, serve):
-    """Return the TCP server, bound to 127.0.0.1 alone (RFC 8252 §8.3), that calls `serve(sock)`."""
+def callback_server(receiver, port):
+    """Return the TCP server for a Receiver, bound to 127.0.0.1 alone (RFC 8252 §8.3)."""
     import socketserver
 
     # TCPServer: HTTPServer.server_bind does a reverse look-up, half a minute on some Macs.
@@ -3314,7 +3350,7 @@ def callback_server(port, serve):
             pass
 
     try:
-        return Server(("127.0.0.1", port), lambda sock, *_: serve(sock))
+        return Server(("127.0.0.1", port), callback_handler(receiver))
     except OSError as error:
         hint = "Choose another with --callback-port, or leave it out"
         raise PodError("Cannot listen on port %d: %s" % (port, error.strerror), hint)
@@ -3329,7 +3365,7 @@ class Receiver:
         self.check, self.once = check, threading.Lock()  # it returns the answer or ValueError
         self.answered, self.ended, self.shown = [threading.Event() for _ in range(3)]
         self.outcome = ("You are not signed in", "The sign-in was interrupted.")
-        self.server = callback_server(port, self.serve)
+        self.server = callback_server(self, port)
         self.host = "127.0.0.1:%d" % self.server.server_address[1]
         self.redirect_uri = "http://%s/callback" % self.host
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
@@ -3344,39 +3380,17 @@ class Receiver:
         self.server.shutdown()
         self.server.server_close()
 
-    def serve(self, sock):
-        """Answer one connection."""
-        import socket
-
-        link = Link(sock, None, silence=5)
-        try:
-            status, *page = self.judge(link.read_line().split(" "), link.read_headers())
-        except TransportFailure:
-            status, *page = self.judge([], {})
-        link.send(callback_page(status, *page))
-        if status == 200:
-            self.shown.set()
-        sock.shutdown(socket.SHUT_WR)
-        for _ in range(64):  # closing with bytes unread would reset what was answered
-            if not link.reader.read1(MAX_LINE_BYTES):
-                break
-
-    def judge(self, words, headers):
-        """Return (status, title, text) for a request; the right one waits for the outcome."""
-        untaken = "This answer was not taken"
-        if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            return 400, untaken, "This is not what a browser sends."
-        if words[0] != "GET":
-            return 405, untaken, "This is not what a browser sends."
-        path, _, query = words[1].partition("?")
-        if headers.get("host") != self.host:
-            return 400, untaken, "This address is not the sign-in's."
+    def judge(self, target, hosts):
+        """Return (status, title, text) for a GET; the right one waits for the outcome."""
+        path, _, query = target.partition("?")
+        if hosts != [self.host]:
+            return 400, UNTAKEN, "This address is not the sign-in's."
         if path != "/callback":
-            return 404, untaken, "There is nothing at this address."
+            return 404, UNTAKEN, "There is nothing at this address."
         try:
             self.deliver(query)
         except ValueError as error:
-            return 400, untaken, "Because %s." % error
+            return 400, UNTAKEN, "Because %s." % error
         self.ended.wait()
         return (200,) + self.outcome
 

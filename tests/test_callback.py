@@ -209,9 +209,9 @@ LINES = {
     "binary": ("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n", 400),
     "nul": ("\0\0\0\0\r\n", 400),
     "not-ascii": ("GET /callback?\xe9 \xa0 HTTP/1.1\r\n", 400),
-    "long-line": ("GET /callback?x=" + "A" * 70000 + "&%(all)s" + RIGHT, 400),
-    "long-header": ("GET /callback?%(all)s" + RIGHT + "X: " + "A" * 70000 + "\r\n", 400),
-    "many-headers": ("GET /callback?%(all)s" + RIGHT + "X: y\r\n" * 200, 400),
+    "long-line": ("GET /callback?x=" + "A" * 70000 + "&%(all)s" + RIGHT, 414),
+    "long-header": ("GET /callback?%(all)s" + RIGHT + "X: " + "A" * 70000 + "\r\n", 431),
+    "many-headers": ("GET /callback?%(all)s" + RIGHT + "X: y\r\n" * 200, 431),
 }  # fmt: skip
 HOSTILE = (
     [pytest.param("GET /callback?%s%s" % (query, RIGHT), 400, id="query-" + name)
@@ -378,7 +378,7 @@ def test_an_idle_connection_is_closed_after_a_while(api, sign):
 def test_a_request_line_of_a_megabyte(api, sign, pieces):
     one = sign()
     line = "GET /callback?x=" + "A" * 1000000 + RIGHT + "\r\n"
-    assert one.request(line, pieces).status == 400
+    assert one.request(line, pieces).status == 414
     completes(api, one)
 
 

@@ -25,8 +25,8 @@ IMPORTS = {
         "base64", "email.utils", "json", "socket", "ssl", "threading", "urllib.parse",
     },
     "login": {
-        "base64", "hashlib", "hmac", "html", "secrets", "socket", "socketserver", "threading",
-        "urllib.parse",
+        "base64", "hashlib", "hmac", "html", "http.server", "secrets", "socket", "socketserver",
+        "threading", "urllib.parse",
     },
     "api": {"_thread", "concurrent.futures", "http", "re", "shutil", "tarfile", "tempfile"},
     "commands": {"urllib.parse"},
