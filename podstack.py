@@ -5972,20 +5972,39 @@ class Line:
         return any(name in names for name, _ in self.options)
 
 
+def build_parser(words, arguments):
+    """Return the argparse parser for the options of one command, and of no other."""
+    import argparse
+    import functools
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for argument in arguments:
+        how = {"action": "store_true"}
+        if argument.metavar:
+            read = functools.partial(accept, argument.names[-1], read=argument.read, words=words)
+            how = {"action": "append" if argument.repeats else "store", "type": read}
+        parser.add_argument(*argument.names, dest=argument.dest, default=argument.default, **how)
+    return parser
+
+
 def read_options(words, arguments, given):
-    """Return {dest: value} for the options given to some command words; raises UsageError."""
+    """Return {dest: value} for the options given to some command words; raises UsageError.
+
+    argparse gets each option with its value joined, by its long name: left to itself it takes
+    abbreviations on 3.6, and a value that begins with a dash for an option.
+    """
     arguments = list(GLOBAL_OPTIONS) + arguments
-    named = by_name(arguments)
-    values = {argument.dest: argument.default for argument in arguments}
+    named, argv = by_name(arguments), []
     for name, text in given:
         if name not in named:
             raise unknown_option(words, name, named)
-        argument = named[name]
-        if bool(argument.metavar) != (text is not None):
+        if bool(named[name].metavar) != (text is not None):
             problem = "takes no value" if text is not None else "needs a value"
             raise usage_error(words, "%s %s" % (name, problem))
-        value = text is None or accept(argument.names[-1], text, argument.read, words)
-        values[argument.dest] = values[argument.dest] + [value] if argument.repeats else value
+        argv.append(named[name].names[-1] + ("" if text is None else "=" + text))
+    values = {argument.dest: argument.default for argument in arguments}
+    if argv:  # a line without options needs no parser: importing one costs a third of a start
+        values = vars(build_parser(words, arguments).parse_args(argv))
     for argument in arguments:
         if argument.required and values[argument.dest] is None:
             raise usage_error(words, "%s is missing" % argument)

@@ -299,6 +299,14 @@ def theirs(parser, found, typed, tail):
     return found, values
 
 
+@pytest.mark.parametrize("words", NAMES)
+def test_a_line_without_options_means_what_the_parser_makes_of_it(words):
+    found = podstack.COMMANDS[tuple(words.split())]
+    parser = podstack.build_parser(found.words, arguments_of(found))
+    short = {argument.dest: argument.default for argument in arguments_of(found)}
+    assert vars(parser.parse_args([])) == short
+
+
 def test_thousands_of_lines_mean_what_argparse_makes_of_them():
     rng = random.Random(20240101)
     parsers = {words: peer(found) for words, found in podstack.COMMANDS.items()}

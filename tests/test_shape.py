@@ -30,7 +30,7 @@ IMPORTS = {
     },
     "api": {"_thread", "concurrent.futures", "http", "re", "shutil", "tarfile", "tempfile"},
     "commands": {"urllib.parse"},
-    "door": {"threading", "traceback"},
+    "door": {"argparse", "functools", "threading", "traceback"},
 }  # fmt: skip
 # What reaches outside the program without an import: {written as: the chapters that may}.
 AT_START = ["io", "os", "stat", "sys", "time"]  # of these Python has loaded all but one itself
