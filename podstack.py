@@ -276,8 +276,10 @@ def days_from_civil(year, month, day):
 
 
 def parse_time(text):
-    """Return the Unix seconds of an RFC 3339 time (or a date, as midnight UTC); ValueError else."""
+    """Return the Unix seconds of an RFC 3339 time (or a date, as midnight UTC), else None."""
     # By hand: datetime and strptime cost more than the start-up budget.
+    if not isinstance(text, str):
+        return None
     date, _, clock = text.strip().upper().replace(" ", "T").partition("T")
     clock = (clock or "00:00:00").replace("Z", "+00:00")
     if clock[-6:-5] not in ("+", "-"):
@@ -285,21 +287,13 @@ def parse_time(text):
     whole, _, fraction = clock[:-6].partition(".")
     parts = date.split("-") + whole.split(":") + clock[-5:].split(":")
     if [len(part) for part in parts] != [4] + [2] * 7 or not is_digits("".join(parts) + fraction):
-        raise ValueError("not a time: %s" % text)
+        return None
     year, month, day, hour, minute, second, east, more = [int(part) for part in parts]
     if not (1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 61):
-        raise ValueError("not a time: %s" % text)
+        return None
     zone = (east * 3600 + more * 60) * (-1 if clock[-6] == "-" else 1)
     seconds = days_from_civil(year, month, day) * 86400 + hour * 3600 + minute * 60 + second
     return seconds - zone + float("0.%s" % (fraction or 0))
-
-
-def time_or_none(text):
-    """Return the Unix seconds that `text` states, or None where it states none."""
-    try:
-        return parse_time(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
 
 
 def format_time(seconds):
@@ -311,7 +305,7 @@ def format_date(text, missing="-"):
     """Return the UTC date of an RFC 3339 text; the text itself where it is none."""
     if text is None:
         return missing
-    seconds = time_or_none(text)
+    seconds = parse_time(text)
     return str(text) if seconds is None else format_time(seconds)[:10]
 
 
@@ -841,7 +835,7 @@ def _write_scalar(value, key=None):
         return str(value)  # an int, {} or []
     is_word = value[:1] not in "0123456789./@+-" and not value.strip(NAME_LETTERS + "_./@+-")
     is_plain = is_word and value.lower() not in _YAML_WORDS
-    is_time = key == "expires" and format_time(max(time_or_none(value) or 0, 0)) == value
+    is_time = key == "expires" and format_time(max(parse_time(value) or 0, 0)) == value
     return value if is_plain or is_time else _quote_yaml(value)
 
 
@@ -2192,24 +2186,28 @@ def unpack_payload(payload):
     return secrets
 
 
-class Login:
-    """What a profile keeps of a sign-in; every field is text or None."""
+class Credential:
+    """A token and what is known of it; all but `profile`, whose it is, is text or None.
 
-    __slots__ = LOGIN_FIELDS + ("client_id",)
+    `kind` (environment, file, keyring, command) and `origin` tell where it comes from.
+    """
 
     def __init__(self, **fields):
-        for field in self.__slots__:
-            setattr(self, field, fields.get(field))
+        self.kind = self.origin = self.profile = None
+        self.__dict__.update(dict.fromkeys(LOGIN_FIELDS + ("client_id",)), **fields)
 
-    @property
-    def expires_at(self):
-        return time_or_none(self.expires)
+    def left(self, now):
+        """Return the seconds until it expires, without end where nothing says when."""
+        at = parse_time(self.expires)
+        return float("inf") if at is None else at - now
 
 
 def load_login(settings, profile):
-    """Return the Login that `profile` keeps, from the file or the keychain, or None."""
-    fields = {field: profile.get(field) for field in Login.__slots__}
+    """Return the Credential that `profile` keeps, in the file or the keychain, or None."""
+    kind, place = "file", profile.config.path
+    fields = {field: profile.get(field) for field in LOGIN_FIELDS + ("client_id",)}
     if profile.in_keychain:
+        kind = place = "keyring"
         payload = open_keychain(settings, profile.name).read()
         fields.update(unpack_payload(payload) if payload is not None else {})
     elif fields["token"] and not is_token(fields["token"]):
@@ -2218,7 +2216,8 @@ def load_login(settings, profile):
         return None
     for field in SECRET_FIELDS:
         settings.app.guard(fields[field])
-    return Login(**fields)
+    origin = "Token from profile '%s' in %s" % (profile.name, place)
+    return Credential(kind=kind, origin=origin, profile=profile, **fields)
 
 
 def login_changes(settings, name, login, storage):
@@ -2261,7 +2260,7 @@ def prove_storage(settings, name, storage):
     """Raise unless a login can be saved right now, so that no single-use answer is lost."""
     if storage == "keyring":
         prove_keychain(settings, name)
-    trial = Login(token="x", refresh_token="x", expires="2024-12-31T00:00:00Z", endpoint="x")
+    trial = Credential(token="x", refresh_token="x", expires="2024-12-31T00:00:00Z", endpoint="x")
     settings.config.edit(lambda _: login_changes(settings, name, trial, storage), trial=True)
 
 
@@ -2288,16 +2287,6 @@ def chosen_storage(settings, options):
     if options.use_keyring or options.no_keyring:
         return "keyring" if options.use_keyring else "file"
     return settings.get("storage")
-
-
-class Credential:
-    """The effective token: its `kind` (environment, file, keyring, command) and `origin`."""
-
-    __slots__ = ("token", "kind", "origin", "profile", "login")
-
-    def __init__(self, token, kind, origin, profile=None, login=None):
-        self.token, self.kind, self.origin = token, kind, origin
-        self.profile, self.login = profile, login
 
 
 def token_endpoint(profile, fields=("endpoint", "api_endpoint")):
@@ -2332,7 +2321,8 @@ def environment_credential(settings):
         return None
     if not is_token(token.strip()):
         raise AuthError("PODSTACK_API_TOKEN is not one line of visible ASCII", NEW_TOKEN)
-    return Credential(token.strip(), "environment", "Token from PODSTACK_API_TOKEN")
+    origin = "Token from PODSTACK_API_TOKEN"
+    return Credential(token=token.strip(), kind="environment", origin=origin)
 
 
 def command_words(app, profile):
@@ -2402,22 +2392,15 @@ def command_credential(settings, profile):
     app.guard(token)
     if not is_token(token):
         raise AuthError("%s did not print one token" % named)
-    login = Login(token=token, expires=expires if isinstance(expires, str) else None)
-    return Credential(token, "command", "Token from " + what, profile, login)
+    origin = "Token from " + what
+    return Credential(token=token, expires=expires, kind="command", origin=origin, profile=profile)
 
 
 def stored_credential(settings, profile):
-    """Return the Credential of the login that `profile` keeps, or None; raises AuthError."""
-    if not profile.holds_login:
-        return None
-    check_pin(settings, profile, token_endpoint(profile))
-    login = load_login(settings, profile)
-    if login is None:
-        return None
-    kind = "keyring" if profile.in_keychain else "file"
-    place = "keyring" if profile.in_keychain else profile.config.path
-    origin = "Token from profile '%s' in %s" % (profile.name, place)
-    return Credential(login.token, kind, origin, profile, login)
+    """Return what load_login does; raises AuthError where it is for another endpoint."""
+    if profile.holds_login:
+        check_pin(settings, profile, token_endpoint(profile))
+    return load_login(settings, profile)
 
 
 def find_credential(settings):
@@ -3211,14 +3194,15 @@ def positive(value, default):
 
 
 def login_from_grant(app, grant, server, endpoint, earlier=None):
-    """Return the Login that a token answer makes; without a new refresh token the old one stays."""
+    """Return the Credential that a token answer makes; an old refresh token may stay."""
     lifetime = positive(grant.get("expires_in"), None)
-    login = Login(token=grant["access_token"], refresh_token=grant["refresh_token"])
+    login = Credential(token=grant["access_token"], refresh_token=grant["refresh_token"])
     login.expires = lifetime and format_time(app.now() + lifetime)
     login.endpoint, login.issuer, login.client_id = endpoint, server.issuer, server.client_id
     if earlier:
         login.email = earlier.email
         login.refresh_token = login.refresh_token or earlier.refresh_token
+        login.kind, login.origin, login.profile = earlier.kind, earlier.origin, earlier.profile
     return login
 
 
@@ -3574,33 +3558,33 @@ def reload_credential(settings, name):
 
 
 def spend_refresh_token(settings, server, found):
-    """Return the Credential with the login, saved, that a refresh token buys; raises PodError."""
-    app, old = settings.app, found.login
+    """Return the Credential, saved, that a refresh token buys; raises PodError."""
+    app = settings.app
     try:
-        grant = server.tokens(grant_type="refresh_token", refresh_token=old.refresh_token)
+        grant = server.tokens(grant_type="refresh_token", refresh_token=found.refresh_token)
     except OAuthError as error:
         if error.error != "invalid_grant":
             raise Unreachable("The login could not be refreshed: %s" % error.error)
         newer = reload_credential(settings, found.profile.name)
-        if newer.login.refresh_token == old.refresh_token:  # else somebody has renewed it
+        if newer.refresh_token == found.refresh_token:  # else somebody has renewed it
             raise token_expired([found.origin])
         return newer
-    login = login_from_grant(app, grant, server, settings.get("endpoint"), old)
+    login = login_from_grant(app, grant, server, settings.get("endpoint"), found)
     try:
         save_login(settings, found.profile.name, login, found.kind)
     except PodError as error:
         app.warn("the refreshed login is LOST after this: %s" % error.message)
-    return Credential(login.token, found.kind, found.origin, found.profile, login)
+    return login
 
 
 def renew_login(settings, http, credential):
     """Return the Credential with a refreshed login, saved before it is used; raises PodError."""
     config, name = settings.config, credential.profile.name
     limits = {"seconds": REFRESH_SECONDS, "retries": 0}
-    server = server_of_login(http, credential.login, settings.get("endpoint"), limits)
+    server = server_of_login(http, credential, settings.get("endpoint"), limits)
     with config.lock:
         found = reload_credential(settings, name)  # another process may have been faster
-        if found.token != credential.token or not found.login.refresh_token:
+        if found.token != credential.token or not found.refresh_token:
             return found
         prove_storage(settings, name, found.kind)
         with HeldInterrupts():  # once it is sent the refresh token may be spent
@@ -3609,11 +3593,10 @@ def renew_login(settings, http, credential):
 
 def fresh_credential(settings, http, credential):
     """Return `credential`, refreshed where it is due; a token that still serves never waits."""
-    login, now = credential.login, settings.app.now()
-    timed = login and login.refresh_token and login.expires_at is not None
-    if not timed or login.expires_at - now >= REFRESH_SKEW:
+    left = credential.left(settings.app.now())
+    if not credential.refresh_token or left >= REFRESH_SKEW:
         return credential
-    expired = login.expires_at <= now
+    expired = left <= 0
     settings.config.lock.seconds = LOCK_SECONDS if expired else 0
     try:
         return renew_login(settings, http, credential)
@@ -3701,9 +3684,7 @@ def refusal(answer, what, credential, now):
     """Return the PodError for an answer with status 400 to 499."""
     code, message, fields = read_error(answer)
     if answer.status == 401:
-        login = credential.login
-        past = login and login.expires_at is not None and login.expires_at <= now
-        if code == "token_expired" or past:
+        if code == "token_expired" or credential.left(now) <= 0:
             return token_expired([credential.origin])
         return AuthError("Invalid authentication token", NEW_TOKEN, [credential.origin])
     if answer.status == 403:
@@ -3780,7 +3761,7 @@ class Api:
                 return True
             if old.kind == "command":
                 self._credential = command_credential(self.settings, old.profile)
-            elif old.login and old.login.refresh_token and old.profile:
+            elif old.refresh_token and old.profile:
                 self._credential = renew_login(self.settings, self.cx.http, old)
             return self._credential.token != refused
 
@@ -4471,7 +4452,7 @@ def expiry_words(text, now):
     """Return `2024-12-31 (in 12 days)`, or `never`."""
     if text is None:
         return "never"
-    at = time_or_none(text)
+    at = parse_time(text)
     return str(text) if at is None else "%s (%s)" % (format_date(text), distance(at - now))
 
 
@@ -4504,10 +4485,10 @@ def finish_login(cx, profile, storage, login):
     A token may be stored unchecked with --no-verify; one from OAuth is stored in any case.
     """
     app, from_oauth, user = cx.app, login.issuer is not None, {}
-    credential = Credential(login.token, "login", "Token just given", None, login)
+    login.origin = "Token just given"
     try:
         if from_oauth or not cx.options.no_verify:
-            user = Api(cx, credential).whoami()
+            user = Api(cx, login).whoami()
     except PodError as error:
         if isinstance(error, AuthError):
             raise
@@ -4518,7 +4499,7 @@ def finish_login(cx, profile, storage, login):
         app.warn("the token could not be verified: %s" % error.message)
     login.email = user["email"] if isinstance(user.get("email"), str) else None
     stated = token_facts(user).get("expires_at")
-    if login.expires is None and time_or_none(stated) is not None:
+    if login.expires is None and parse_time(stated) is not None:
         login.expires = stated
     replaced = profile.holds_login and (profile.get("email") or "this profile")
     with cx.config.lock, HeldInterrupts():  # waiting for the lock may be interrupted
@@ -4566,7 +4547,7 @@ def auth_login(cx, args):
         app.complain("This server has no browser login.")
         app.complain("Make an API token in the dashboard: %s" % DASHBOARD_TOKENS)
     if way in ("token", "prompt"):
-        login = Login(token=read_token(app, args.token), endpoint=endpoint)
+        login = Credential(token=read_token(app, args.token), endpoint=endpoint)
         if storage == "keyring":
             prove_keychain(settings, profile.name)
         return finish_login(cx, profile, storage, login)
@@ -4659,8 +4640,7 @@ def auth_token_info(cx, args):
 @Example('curl -H "Authorization: Bearer $(podstack auth token)" ...', "in a script")
 def auth_token(cx, args):
     found = cx.api.credential
-    login = found.login
-    if login and login.expires_at is not None and login.expires_at <= cx.app.now():
+    if found.left(cx.app.now()) <= 0:
         raise token_expired([found.origin])
     print_fixed(cx, {"token": found.token}, found.token)
 
@@ -4673,20 +4653,18 @@ def auth_refresh(cx, args):
     stored = stored_credential(cx.settings, profile)
     if stored is None and not profile.get("token_command"):
         raise not_authenticated()
-    if stored is None or not stored.login.refresh_token:
+    if stored is None or not stored.refresh_token:
         hint = NEW_TOKEN + ", or run: podstack auth login"
         raise PodError("This token cannot be refreshed", hint)
-    login = renew_login(cx.settings, cx.http, stored).login
+    login = renew_login(cx.settings, cx.http, stored)
     cx.app.say("Token refreshed")
     cx.app.out("Token expires: %s" % format_date(login.expires, "never"))
 
 
 def revoke_credential(cx, credential, endpoint):
     """End a token at its server; a 401 means that it was dead already."""
-    login = credential.login
-    if login and (login.issuer or login.refresh_token):
-        server = server_of_login(cx.http, login, endpoint)
-        revoke_oauth(server, login)
+    if credential.issuer or credential.refresh_token:
+        revoke_oauth(server_of_login(cx.http, credential, endpoint), credential)
     else:
         try:
             Api(cx, credential, endpoint).send("DELETE", "/auth/token")
@@ -4714,8 +4692,7 @@ def revoke_stored(cx, profile):
     """End a profile's stored login at the endpoint that it belongs to."""
     login = load_login(cx.settings, profile)
     if login:
-        credential = Credential(login.token, "file", "", profile, login)
-        revoke_credential(cx, credential, token_endpoint(profile))
+        revoke_credential(cx, login, token_endpoint(profile))
 
 
 @command("auth logout", "Remove the stored login from the config file and the keychain.")
@@ -5434,7 +5411,7 @@ def since_time(text, now):
     try:
         at = now - parse_span(text)
     except ValueError:
-        at = time_or_none(text)
+        at = parse_time(text)
     if at is None:
         raise UsageError("--since takes a time or a span such as 1h, not '%s'" % text)
     return format_time(at)
@@ -6147,7 +6124,7 @@ def completion(cx, args):
 def names_at_server(cx, kind):
     """Return what the API lists; no login is renewed for that, and no token_command is run."""
     found = find_credential(cx.settings)
-    api = Api(cx, Credential(found.token, "environment", found.origin))
+    api = Api(cx, Credential(token=found.token, origin=found.origin))
     pages = api.pages(kind, "/" + kind, limit=PAGE_SIZE, in_project=kind == "pods")
     names = [row.get("type" if kind == "gpus" else "name") for row in counted(cx, pages)]
     return [name for name in names if isinstance(name, str)]
