@@ -4899,18 +4899,12 @@ READABLE = SETTABLE + [key for key in PROFILE_KEYS if key not in SETTABLE + TOKE
 KEY = Operand("KEY", "such as defaults.project or profiles.work.project", complete=SETTABLE)
 
 
-def usage_error(words, message):
-    """Return the UsageError that points to the help of some command words."""
-    return UsageError(message, "See: %s --help" % " ".join(("podstack",) + tuple(words)))
-
-
-def accept(what, text, read, words=None):
-    """Return what `read` makes of a text typed to the command `words`; raises UsageError."""
+def accept(what, text, read):
+    """Return what `read` makes of a text that was typed; raises UsageError."""
     try:
         return read(text)
     except ValueError as error:
-        failure = not_accepted(what, error, text)
-        raise failure if words is None else usage_error(words, failure.message)
+        raise not_accepted(what, error, text)
 
 
 class Key:
@@ -5063,8 +5057,7 @@ def config_path(cx, args):
 @Operand("PROFILE", "an existing profile", complete="profiles", dest="name")
 @Example("podstack config set-profile work", "until you choose another")
 def config_set_profile(cx, args):
-    accept("A profile", args.name, read_profile_name)
-    switch_profile(cx, args.name)
+    switch_profile(cx, accept("A profile", args.name, read_profile_name))
 
 
 @command("config get-profile", "Print the name of the profile in use.")
@@ -5777,15 +5770,15 @@ def unknown_command(words, topics=()):
         group, word = words[:2]
         guess = did_you_mean(word, [path[1] for path in COMMANDS if path[0] == group])
         message = "Unknown command '%s' for 'podstack %s'%s" % (word, group, guess)
-        return usage_error([group], message)
+        return UsageError(message, "See: podstack %s --help" % group)
     inner = ["'%s'" % " ".join(path) for path in COMMANDS if path[-1] == words[0]]
     guess = did_you_mean(words[0], [path[0] for path in COMMANDS] + list(topics))
     guess = " (did you mean %s?)" % " or ".join(inner) if inner else guess
-    return usage_error([], "Unknown command '%s'%s" % (words[0], guess))
+    return UsageError("Unknown command '%s'%s" % (words[0], guess), "See: podstack --help")
 
 
-def unknown_option(words, name, known):
-    return usage_error(words, "Unknown option '%s'%s" % (name, did_you_mean(name, known)))
+def unknown_option(name, known):
+    return UsageError("Unknown option '%s'%s" % (name, did_you_mean(name, known)))
 
 
 def find_command(words):
@@ -5949,61 +5942,61 @@ class Line:
         return any(name in names for name, _ in self.options)
 
 
-def build_parser(words, arguments):
+def build_parser(options):
     """Return the argparse parser for the options of one command, and of no other."""
     import argparse
     import functools
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for argument in arguments:
+    for option in options:
         how = {"action": "store_true"}
-        if argument.metavar:
-            read = functools.partial(accept, argument.names[-1], read=argument.read, words=words)
-            how = {"action": "append" if argument.repeats else "store", "type": read}
-        parser.add_argument(*argument.names, dest=argument.dest, default=argument.default, **how)
+        if option.metavar:
+            read = functools.partial(accept, option.names[-1], read=option.read)
+            how = {"action": "append" if option.repeats else "store", "type": read}
+        parser.add_argument(*option.names, dest=option.dest, default=option.default, **how)
     return parser
 
 
-def read_options(words, arguments, given):
-    """Return {dest: value} for the options given to some command words; raises UsageError.
+def read_options(options, given):
+    """Return {dest: value} for the options given to a command that has `options`, too.
 
     argparse gets each option with its value joined, by its long name: left to itself it takes
     abbreviations on 3.6, and a value that begins with a dash for an option.
     """
-    arguments = list(GLOBAL_OPTIONS) + arguments
-    named, argv = by_name(arguments), []
+    options = list(GLOBAL_OPTIONS) + options
+    named, argv = by_name(options), []
     for name, text in given:
         if name not in named:
-            raise unknown_option(words, name, named)
+            raise unknown_option(name, named)
         if bool(named[name].metavar) != (text is not None):
             problem = "takes no value" if text is not None else "needs a value"
-            raise usage_error(words, "%s %s" % (name, problem))
+            raise UsageError("%s %s" % (name, problem))
         argv.append(named[name].names[-1] + ("" if text is None else "=" + text))
-    values = {argument.dest: argument.default for argument in arguments}
+    values = {option.dest: option.default for option in options}
     if argv:  # a line without options needs no parser: importing one costs a third of a start
-        values = vars(build_parser(words, arguments).parse_args(argv))
-    for argument in arguments:
-        if argument.required and values[argument.dest] is None:
-            raise usage_error(words, "%s is missing" % argument)
+        values = vars(build_parser(options).parse_args(argv))
+    for option in options:
+        if option.required and values[option.dest] is None:
+            raise UsageError("%s is missing" % option)
     return values
 
 
-def read_operands(found, words, tail):
+def read_operands(operands, words, tail):
     """Return {dest: value} for a command's operands; raises UsageError."""
-    behind = any(operand.count == "--" for operand in found.operands)
+    behind = any(operand.count == "--" for operand in operands)
     values, rest = {}, words if behind else words + tail
-    for operand in found.operands:
+    for operand in operands:
         if operand.count == "--":
             value = tail
         else:
             taken = 1 if operand.count == "1" else len(rest)
             value, rest = rest[:taken], rest[taken:]
         if operand.count != "*" and not value and not rest:
-            raise usage_error(found.words, "%s is missing" % operand)
+            raise UsageError("%s is missing" % operand)
         values[operand.dest] = value[0] if operand.count == "1" else value
     if rest:
         more = ": a command goes after --" if behind else ""
-        raise usage_error(found.words, "Unexpected argument '%s'%s" % (rest[0], more))
+        raise UsageError("Unexpected argument '%s'%s" % (rest[0], more))
     return values
 
 
@@ -6013,10 +6006,10 @@ def read_line(line):
     if found is None:
         for name, _ in line.options:  # a slip there leaves its value among the command words
             if name not in TAKES_VALUE and did_you_mean(name, TAKES_VALUE):
-                raise unknown_option([], name, TAKES_VALUE)
+                raise unknown_option(name, TAKES_VALUE)
         raise unknown_command(line.words)
-    values = read_options(found.words, found.options, line.options)
-    values.update(read_operands(found, words, line.tail))
+    values = read_options(found.options, line.options)
+    values.update(read_operands(found.operands, words, line.tail))
     return found, Options(values)
 
 
@@ -6043,18 +6036,21 @@ def dispatch(argv, app):
     if line.has("-h", "--help"):
         app.write(help_text(line.words))
         return 0
-    if line.words in [[]] + [[group] for group, _ in GROUPS]:
-        read_options(line.words, [], line.options)
-        app.complain(*help_text(line.words).splitlines())
-        return UsageError.code
-    found, options = read_line(line)
-    cx = Context(app, options)
-    prepare(cx)
+    group = [word for word in line.words[:1] if word in dict(GROUPS)]
     try:
+        if line.words == group:
+            read_options([], line.options)
+            app.complain(*help_text(line.words).splitlines())
+            return UsageError.code
+        found, options = read_line(line)
+        cx = Context(app, options)
+        prepare(cx)
         return found.handler(cx, options) or 0
     except UsageError as error:
         if not error.hint:
-            error.details.append("See: podstack %s --help" % " ".join(found.words))
+            found, _ = find_command(line.words)
+            words = found.words if found else group
+            error.details.append(" ".join(["See: podstack", *words, "--help"]))
         raise
 
 
