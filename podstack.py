@@ -4244,9 +4244,9 @@ class Operand(Part):
 
     FORMS = {"1": "%s", "+": "%s...", "*": "[%s...]", "--": "-- %s..."}
 
-    def __init__(self, name, help, count="1", complete=(), dest=None):
+    def __init__(self, name, help, count="1", complete=(), dest=None, read=str):
         self.name, self.help, self.count, self.complete = name, help, count, complete
-        self.dest = dest or name.lower()
+        self.dest, self.read = dest or name.lower(), read
 
     def __str__(self):
         return self.FORMS[self.count] % self.name
@@ -4298,16 +4298,14 @@ def timeout(help, seconds):
     return Option("--timeout", "S", "%s (%d)" % (help, seconds), read_seconds, float(seconds))
 
 
-def whole_number(text):
-    if not is_digits(text) or not 0 < int(text[:10]) < 10**9:
-        raise ValueError("a whole number above 0")
+def whole_number(text, limit=10**9, accepted="a whole number above 0"):
+    if not is_digits(text) or not 0 < int(text[:10]) < limit:
+        raise ValueError(accepted)
     return int(text)
 
 
 def port_number(text):
-    if not is_digits(text) or not 0 < int(text[:6]) < 65536:
-        raise ValueError("a port from 1 to 65535")
-    return int(text)
+    return whole_number(text, 65536, "a port from 1 to 65535")
 
 
 GLOBAL_OPTIONS = (
@@ -4425,14 +4423,16 @@ def print_object(cx, value, columns):
         cx.app.out((label + ":").ljust(width) + (show(value) if callable(show) else show))
 
 
+def read_pair(text):
+    key, mark, value = text.partition("=")
+    if not key or not mark:
+        raise ValueError("K=V")
+    return key, value
+
+
 def field(name):
     """Return a function that shows a field of a row as text."""
-
-    def show(row):
-        value = row.get(name)
-        return "-" if value is None or value == "" else str(value)
-
-    return show
+    return lambda row: "-" if row.get(name) in (None, "") else str(row[name])
 
 
 def date_of(name):
@@ -5054,10 +5054,10 @@ def config_path(cx, args):
 
 
 @command("config set-profile", "Choose the profile to use from now on.")
-@Operand("PROFILE", "an existing profile", complete="profiles", dest="name")
+@Operand("PROFILE", "an existing profile", "1", "profiles", "name", read_profile_name)
 @Example("podstack config set-profile work", "until you choose another")
 def config_set_profile(cx, args):
-    switch_profile(cx, accept("A profile", args.name, read_profile_name))
+    switch_profile(cx, args.name)
 
 
 @command("config get-profile", "Print the name of the profile in use.")
@@ -5111,14 +5111,13 @@ def store_project(cx, word):
 
 
 @command("project use", "Choose the project to work in, and store it in the profile.")
-@Operand("PROJECT", "its name or id", complete="projects", dest="name")
+@Operand("PROJECT", "its name or id", "1", "projects", "name", read_text)
 @flag("--no-verify", "do not check that it exists")
 @Example("podstack project use my-project", "from now on")
 def project_use(cx, args):
-    word = accept("A project's name", args.name, read_text)
     if not args.no_verify:
-        cx.api.find_project(word)
-    store_project(cx, word)
+        cx.api.find_project(args.name)
+    store_project(cx, args.name)
 
 
 @command("project current", "Print the current project.")
@@ -5159,36 +5158,16 @@ def project_create(cx, args):
 # -- pod: life
 
 
-def split_pair(text, what):
-    """Return (key, value) of `K=V`; raises UsageError."""
-    key, mark, value = text.partition("=")
-    if not key or not mark:
-        raise UsageError("%s takes K=V, not '%s'" % (what, text))
-    return key, value
-
-
 def read_environment(app, pairs, path):
     """Return {K: V} of --env-file and --env, where `K` alone takes the value from here."""
-    lines = []
-    for number, line in enumerate(app.read_lines(path) if path else [], 1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            lines.append((line.strip(), "%s:%d" % (path, number)))
+    lines = [line.strip() for line in (app.read_lines(path) if path else [])]
     found = {}
-    for text, place in lines + [(pair, "--env") for pair in pairs]:
-        key, value = text, app.environ.get(text)
-        if "=" in text:
-            key, value = split_pair(text, place)
-        if value is None:
-            raise UsageError("%s: %s is not set here" % (place, key))
-        found[key] = value
+    for text in [line for line in lines if line[:1] not in ("", "#")] + pairs:
+        key, mark, value = text.partition("=")
+        found[key] = value if mark else app.environ.get(key)
+        if not key or found[key] is None:
+            raise UsageError("A variable must be K=V, or be set here, not '%s'" % text)
     return found
-
-
-def volume_of(text):
-    volume, mark, path = text.partition(":")
-    if not volume or not path.startswith("/"):
-        raise UsageError("--volume takes ID:/PATH, not '%s'" % text)
-    return {"volume_id": volume, "mount_path": path}
 
 
 def wait_for_state(cx, pod, target, timeout):
@@ -5221,6 +5200,13 @@ def wait_for_state(cx, pod, target, timeout):
             pod = dict(pod, status="unreachable")
 
 
+def read_volume(text):
+    volume, _, path = text.partition(":")
+    if not volume or not path.startswith("/"):
+        raise ValueError("ID:/PATH")
+    return {"volume_id": volume, "mount_path": path}
+
+
 @command("pod create", "Create a pod\nCreate a pod; what is left out is the service's default.")
 @Option("--name", "N", "the pod's name", required=True)
 @Option("--image", "IMAGE", "the container image")
@@ -5233,9 +5219,9 @@ def wait_for_state(cx, pod, target, timeout):
 @repeated("--port", "PORT", "a port to expose (repeat)", port_number)
 @repeated("--env", "K=V", "a variable; K alone takes its value from here (repeat)")
 @Option("--env-file", "FILE", "variables, one K=V a line")
-@repeated("--volume", "ID:PATH", "a volume and where to mount it (repeat)")
+@repeated("--volume", "ID:PATH", "a volume and where to mount it (repeat)", read_volume)
 @Option("--command", "CMD", "what to run, as one string")
-@repeated("--label", "K=V", "a label (repeat)")
+@repeated("--label", "K=V", "a label (repeat)", read_pair)
 @WAIT
 @TIMEOUT
 @Example("podstack pod create --name ci-pod --image myimage:latest", "server defaults")
@@ -5245,13 +5231,8 @@ def pod_create(cx, args):
         raise UsageError("A pod needs --image or --template")
     alike = ("name", "image", "template", "gpu_count", "cpu", "memory", "disk", "command")
     wanted = {name: getattr(args, name) for name in alike}
-    wanted.update(
-        gpu_type=cx.settings.get("gpu_type"),
-        ports=args.port,
-        env=read_environment(cx.app, args.env, args.env_file),
-        volumes=[volume_of(text) for text in args.volume],
-        labels=dict(split_pair(text, "--label") for text in args.label),
-    )
+    wanted.update(gpu_type=cx.settings.get("gpu_type"), ports=args.port, volumes=args.volume)
+    wanted.update(env=read_environment(cx.app, args.env, args.env_file), labels=dict(args.label))
     body = {name: value for name, value in wanted.items() if value not in (None, [], {})}
     pod = cx.api.create("pod", "/pods", body, in_project=True)
     cx.app.say("Created pod '%s'" % (pod.get("name") or args.name))
@@ -5261,26 +5242,19 @@ def pod_create(cx, args):
 
 
 GPU = ("GPU", gpu_of)
-
-
 MEMORY = ("Memory", size_of("memory", "GB"))
-
-
 DISK = ("Disk", size_of("disk", "GB"))
-
-
 PROJECT = ("Project", field("project_id"))
 
 
 @command("pod list", "List the pods\nList the pods of the project.")
 @Option("--status", "S", "only those in this state")
-@repeated("--label", "K=V", "only those with this label (repeat)")
+@repeated("--label", "K=V", "only those with this label (repeat)", read_pair)
 @Option("--limit", "N", "at most this many", read=whole_number)
 @Example("podstack pod list", "name, status, GPU, age")
 @Example("podstack pod list --status stopped --quiet", "ids, for xargs")
 def pod_list(cx, args):
-    query = [("status", args.status)]
-    query += [("label", "%s=%s" % split_pair(text, "--label")) for text in args.label]
+    query = [("status", args.status)] + [("label", "%s=%s" % pair) for pair in args.label]
     pages = cx.api.pages("pods", "/pods", query, args.limit, in_project=True)
     wide = ("ID", "Image", "CPU", MEMORY, DISK, PROJECT)
     print_rows(cx, pages, ("Name", "Status", GPU, CREATED), wide)
@@ -5465,11 +5439,7 @@ def pod_metrics(cx, args):
 # -- pod: into it, through OpenSSH
 
 
-@command(
-    "pod ssh",
-    "Open a shell in a pod\n"
-    "Open a shell in a pod with the system's OpenSSH; the exit code is the shell's.",
-)
+@command("pod ssh", "Open a shell in a pod\nOpen a shell in a pod; the exit code is the shell's.")
 @POD
 @Example("podstack pod ssh ci-pod", "through the system's ssh")
 def pod_ssh(cx, args):
@@ -5477,9 +5447,7 @@ def pod_ssh(cx, args):
 
 
 @command(
-    "pod exec",
-    "Run a command in a pod\n"
-    "Run a command in a pod; each word arrives as typed, the exit code comes back.",
+    "pod exec", "Run a command in a pod\nEach word arrives as typed; the exit code comes back."
 )
 @POD
 @Operand("CMD", "the command and its words, after --", "--")
@@ -5528,29 +5496,21 @@ def pod_cp(cx, args):
 
 
 def read_forward(text):
-    """Return the ports (here, there) of `LOCAL:REMOTE`; raises UsageError."""
+    """Return the ports (here, there) of `LOCAL:REMOTE`."""
     local, mark, remote = text.partition(":")
-    try:
-        return port_number(local), port_number(remote if mark else local)
-    except ValueError:
-        raise UsageError("Ports are LOCAL:REMOTE, not '%s'" % text)
+    return port_number(local), port_number(remote if mark else local)
 
 
-@command(
-    "pod port-forward",
-    "Bring ports of a pod to this machine\n"
-    "Forward ports of this machine to ports of a pod, until Ctrl-C.",
-)
+@command("pod port-forward", "Bring ports of a pod to this machine\nThey are there until Ctrl-C.")
 @POD
-@Operand("LOCAL:REMOTE", "the ports here and there", "+", dest="ports")
+@Operand("LOCAL:REMOTE", "the ports here and there", "+", dest="ports", read=read_forward)
 @Example("podstack pod port-forward ci-pod 8888:8888", "until Ctrl-C")
 def pod_port_forward(cx, args):
-    pairs = [read_forward(text) for text in args.ports]
     options = ["-N", "-T", "-o", "ExitOnForwardFailure=yes"]
-    for pair in pairs:
+    for pair in args.ports:
         options += ["-L", "127.0.0.1:%d:127.0.0.1:%d" % pair]
     words = ssh_to(cx, args.name, *options)
-    shown = ", ".join("127.0.0.1:%d to %d" % pair for pair in pairs)
+    shown = ", ".join("127.0.0.1:%d to %d" % pair for pair in args.ports)
     cx.app.say("Forwarding %s of pod '%s'; Ctrl-C ends it" % (shown, args.name))
     code = cx.app.hand_over(words, typed=False)
     if code == 255:
@@ -5612,41 +5572,43 @@ def check_api_path(text):
     return path, parse_qsl(query, keep_blank_values=True)
 
 
+def read_method(text):
+    if not text.isalpha() or not is_token(text):
+        raise ValueError("a method such as POST")
+    return text.upper()
+
+
 @command(
-    "api",
-    "Call the API directly\nMake any call with the effective token and print the JSON answer.",
+    "api", "Call the API directly\nMake any call with the effective token; the answer is JSON."
 )
 @Operand("PATH", "a path such as /pods")
-@Option("-X --method", "METHOD", "GET, or POST with -f or --input")
-@repeated("-f --field", "K=V", "a field of the JSON body, or of a GET's query (repeat)")
+@Option("-X --method", "METHOD", "GET, or POST with -f or --input", read_method)
+@repeated("-f --field", "K=V", "a field of the JSON body, or of a GET's query (repeat)", read_pair)
 @Option("--input", "FILE", "the body from a file, or - for stdin")
 @flag("--paginate", "all pages of a list")
 @Example("podstack api /pods --paginate", "every pod as JSON")
 @Example("podstack api /projects -f name=new", "a POST with a field")
 def api_call(cx, args):
     path, query = check_api_path(args.path)
-    fields = [split_pair(text, "-f") for text in args.field]
-    if args.input and fields:
+    if args.input and args.field:
         raise UsageError("-f and --input exclude each other")
     raw = cx.app.read_bytes(args.input) if args.input else None
-    method = (args.method or ("POST" if fields or raw is not None else "GET")).upper()
-    if not method.isalpha() or not is_token(method):
-        raise UsageError("'%s' is not a method" % method)
+    method = args.method or ("POST" if args.field or raw is not None else "GET")
+    if method == "GET":
+        query, args.field = query + args.field, []
     form = "yaml" if args.output == "yaml" else "json"
     if args.paginate:
         if method != "GET":
             raise UsageError("--paginate goes with GET")
-        query = [pair for pair in query + fields if pair[0] not in ("page", "limit")]
+        query = [pair for pair in query if pair[0] not in ("page", "limit")]
         name = path.rstrip("/").rpartition("/")[2]
         return print_streamed(cx, cx.api.pages(name, path, query, in_project=True), form)
-    if method == "GET":
-        query, fields = query + fields, []
-    body = dict(fields) if fields else None
+    body = dict(args.field) or None
     answer = cx.api.send(method, path, query, body, "'%s'" % args.path, True, raw)
     value = answer.json()
     if value is not None:
         print_data(cx, value, form)
-    elif answer.body:
+    else:
         for line in answer.text.splitlines():
             cx.app.out(line)
 
@@ -5987,13 +5949,14 @@ def read_operands(operands, words, tail):
     values, rest = {}, words if behind else words + tail
     for operand in operands:
         if operand.count == "--":
-            value = tail
+            found = tail
         else:
             taken = 1 if operand.count == "1" else len(rest)
-            value, rest = rest[:taken], rest[taken:]
-        if operand.count != "*" and not value and not rest:
+            found, rest = rest[:taken], rest[taken:]
+        if operand.count != "*" and not found and not rest:
             raise UsageError("%s is missing" % operand)
-        values[operand.dest] = value[0] if operand.count == "1" else value
+        read = [accept(operand.name, text, operand.read) for text in found]
+        values[operand.dest] = read[0] if operand.count == "1" else read
     if rest:
         more = ": a command goes after --" if behind else ""
         raise UsageError("Unexpected argument '%s'%s" % (rest[0], more))

@@ -103,14 +103,18 @@ def test_a_body_goes_as_it_is(api, cli, home, source):
 @pytest.mark.parametrize(
     "words, code, error",
     [
-        (["/x", "-f", "novalue"], 2, "-f takes K=V, not 'novalue'"),
-        (["/x", "-f", "=v"], 2, "-f takes K=V, not '=v'"),
+        (["/x", "-f", "novalue"], 2, "--field must be K=V, not 'novalue'"),
+        (["/x", "-f", "=v"], 2, "--field must be K=V, not '=v'"),
         (["/x", "-f", "a=b", "--input", "-"], 2, "-f and --input exclude each other"),
         (["/x", "--input", "nothing"], 1, "Cannot read nothing: No such file or directory"),
         (["/x", "--input", "."], 1, "Cannot read .: Is a directory"),
-        (["/x", "-X", "GE T"], 2, "'GE T' is not a method"),
-        (["/x", "-X", "GET\r\nX: y"], 2, "'GET\\x0d\\x0aX: Y' is not a method"),
-        (["/x", "-X", "G\u00c9T"], 2, "'G\u00c9T' is not a method"),
+        (["/x", "-X", "GE T"], 2, "--method must be a method such as POST, not 'GE T'"),
+        (
+            ["/x", "-X", "GET\r\nX: y"],
+            2,
+            "--method must be a method such as POST, not 'GET\\x0d\\x0aX: y'",
+        ),
+        (["/x", "-X", "G\u00c9T"], 2, "--method must be a method such as POST, not 'G\u00c9T'"),
         (["/x", "-X", "POST", "--paginate"], 2, "--paginate goes with GET"),
         ([], 2, "PATH is missing"),
         (["/x", "/y"], 2, "Unexpected argument '/y'"),

@@ -46,8 +46,9 @@ UNDERSTOOD = [
     ("pod list -ojson", "pod list", {"output": "json"}),
     ("pod list -o=json", "pod list", {"output": "json"}),
     ("pod list -o yaml -o json", "pod list", {"output": "json"}),
-    ("api /pods -f a=b=c", "api", {"path": "/pods", "field": ["a=b=c"]}),
-    ("api /pods -fa=b -fc=d --field e=f", "api", {"path": "/pods", "field": ["a=b", "c=d", "e=f"]}),
+    ("api /pods -f a=b=c", "api", {"path": "/pods", "field": [("a", "b=c")]}),
+    ("api /pods -fa=b -fc=d --field e=f", "api",
+     {"path": "/pods", "field": [("a", "b"), ("c", "d"), ("e", "f")]}),
     ("pod create --name=a=b --image=", "pod create", {"name": "a=b", "image": ""}),
     ("auth login --token -", "auth login", {"token": "-"}),
     ("pod create --name a --command '-c ls'", "pod create", {"name": "a", "command": "-c ls"}),
@@ -235,12 +236,12 @@ def peer(found):
     for operand in found.operands:
         if operand.count != "--":
             nargs = {"1": None, "+": "+", "*": "*"}[operand.count]
-            parser.add_argument(operand.dest, nargs=nargs)
+            parser.add_argument(operand.dest, nargs=nargs, type=operand.read)
     return parser
 
 
 VALUES = ("json", "7", "80", "a", "work", "K=V", "b c", "\u00e9", "1h", "a=b=c", "")
-WORDS = ("a", "b:c", "defaults.project", "x y", "\u00e9", "/pods", "\u4e16")
+WORDS = ("a", "8080:80", "defaults.project", "x y", "\u00e9", "/pods", "\u4e16")
 
 
 def random_option(rng, argument):
@@ -302,7 +303,7 @@ def theirs(parser, found, typed, tail):
 @pytest.mark.parametrize("words", NAMES)
 def test_a_line_without_options_means_what_the_parser_makes_of_it(words):
     found = podstack.COMMANDS[tuple(words.split())]
-    parser = podstack.build_parser(found.words, arguments_of(found))
+    parser = podstack.build_parser(arguments_of(found))
     short = {argument.dest: argument.default for argument in arguments_of(found)}
     assert vars(parser.parse_args([])) == short
 

@@ -714,7 +714,7 @@ def test_set_profile_takes_one_that_exists(cli, config):
             "Error: Profile 'wrok' does not exist (did you mean 'work'?)\nProfiles: home, work\n"
         )
     done = cli("config", "set-profile", "a/b", code=2)
-    assert done.error.startswith("Error: A profile must be a name of letters")
+    assert done.error.startswith("Error: PROFILE must be a name of letters")
     assert config.read_bytes() == before
     done = cli("config", "set-profile", "work", env={"PODSTACK_PROFILE": "home"})
     assert done.err == "Using profile 'work'\nPODSTACK_PROFILE is set and overrides it\n"

@@ -1003,7 +1003,7 @@ NO_PORTS = [
 @pytest.mark.parametrize("text", NO_PORTS, ids=lambda text: ascii(text)[:20])
 def test_ports_that_are_none_are_refused_before_anything_happens(api, recorder, cli, text):
     done = cli("pod", "port-forward", "ci-pod", "--", text, code=2)
-    assert done.error.startswith("Error: Ports are LOCAL:REMOTE, not '")
+    assert done.error.startswith("Error: LOCAL:REMOTE must be a port from 1 to 65535, not '")
     assert api.requests == [] and recorder() is None
 
 

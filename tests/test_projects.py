@@ -128,7 +128,7 @@ def test_a_project_can_be_stored_unchecked(cli, api, config):
 def test_a_word_that_names_no_project(cli, api, config, word):
     done = cli("project", "use", word, "--no-verify", code=2)
     assert done.err == (
-        "Error: A project's name must be one line of plain text, not '%s'\n"
+        "Error: PROJECT must be one line of plain text, not '%s'\n"
         "See: podstack project use --help\n" % podstack.printable(word)
     )
     assert not config.exists()
