@@ -170,6 +170,14 @@ def test_a_service_that_is_away_for_a_while_does_not_end_a_wait(api, cli, slept)
     ]  # fmt: skip
 
 
+def test_debug_tells_why_a_service_is_away(api, cli, slept):
+    api.reads_until_running = 0
+    pod = api.add_pods(1, name="a", status="stopped")[0]
+    api.next("/v1/pods/" + pod["id"], method="GET", times=4, status=503)
+    done = cli("pod", "start", pod["id"], "--wait", "--debug", sleep=slept.append)
+    assert "\ndebug: Podstack is having trouble (HTTP 503, request id " in done.err
+
+
 def test_a_pod_that_goes_while_it_is_waited_for(api, cli):
     api.reads_until_running = 9
     pod = api.add_pods(1, name="a", status="stopped")[0]

@@ -988,7 +988,10 @@ def test_the_words_that_ssh_gets(api, recorder, cli):
     assert recorder() == address + ["-T", "--", "h", "'echo' '-n' 'it'\\''s'"]
     cli("pod", "exec", "ci-pod", "-it", "--", "bash")
     assert recorder() == address + ["-t", "--", "h", "'bash'"]
-    cli("pod", "port-forward", "ci-pod", "8888", "80:90")
+    done = cli("pod", "port-forward", "ci-pod", "8888", "80:90")
+    assert done.err == (
+        "Forwarding 127.0.0.1:8888 to 8888, 127.0.0.1:80 to 90 of pod 'ci-pod'; Ctrl-C ends it\n"
+    )
     forwards = ["-L", "127.0.0.1:8888:127.0.0.1:8888", "-L", "127.0.0.1:80:127.0.0.1:90"]
     fail = ["-N", "-T", "-o", "ExitOnForwardFailure=yes"]
     assert recorder() == address + fail + forwards + ["--", "h"]
