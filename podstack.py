@@ -3251,31 +3251,8 @@ def choose_way(options, server, place):
 # -- the loopback receiver
 
 
-def read_callback(query, state, server):
-    """Return the code, or the OAuthError, of a callback's query; raises ValueError."""
-    from hmac import compare_digest
-    from urllib.parse import parse_qsl
-
-    pairs = parse_qsl(query, keep_blank_values=True)
-    form = dict(pairs)
-    if len(form) != len(pairs):
-        raise ValueError("a parameter stands twice")
-    given = form.get("state", "").encode("utf-8", "replace")
-    if not compare_digest(given, state.encode("ascii")):  # first of all, for errors too
-        raise ValueError("it belongs to another sign-in (wrong state)")
-    # RFC 9207
-    promised = server.metadata.get("authorization_response_iss_parameter_supported") is True
-    if (promised or "iss" in form) and form.get("iss") != server.issuer:
-        raise ValueError("it comes from another issuer")
-    if "error" in form:
-        return OAuthError(form["error"], form.get("error_description"))
-    if not is_token(form.get("code")):
-        raise ValueError("it holds no code")
-    return form["code"]
-
-
-def callback_handler(receiver):
-    """Return the class that answers one connection to a Receiver's server."""
+def callback_handler(login):
+    """Return the class that answers one connection to a BrowserLogin."""
     import html
     import http.server
     import socket
@@ -3289,7 +3266,7 @@ def callback_handler(receiver):
             pass
 
         def do_GET(self):
-            self.show(*receiver.judge(self.path, self.headers.get_all("Host")))
+            self.show(*login.judge(self.path, self.headers.get_all("Host")))
 
         def send_error(self, code, message=None, explain=None):
             # 501 is a method without a handler here. The words given repeat the request.
@@ -3307,7 +3284,7 @@ def callback_handler(receiver):
             self.end_headers()
             self.wfile.write(b"" if self.command == "HEAD" else page.encode("utf-8", "replace"))
             if status == 200:
-                receiver.shown.set()
+                login.shown.set()
 
         def finish(self):
             """Read on for a while: closing with bytes unread would reset what was answered."""
@@ -3320,49 +3297,68 @@ def callback_handler(receiver):
     return Handler
 
 
-def callback_server(receiver, port):
-    """Return the TCP server for a Receiver, bound to 127.0.0.1 alone (RFC 8252 §8.3)."""
+def callback_server(login, port):
+    """Return the TCP server for a BrowserLogin, bound to 127.0.0.1 alone (RFC 8252 §8.3)."""
     import socketserver
 
     # TCPServer: HTTPServer.server_bind does a reverse look-up, half a minute on some Macs.
     class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
-        daemon_threads, block_on_close = True, False
-        request_queue_size = 128
+        daemon_threads, request_queue_size = True, 128
         allow_reuse_address = os.name != "nt"  # there it would let others in; else TIME_WAIT bars
 
         def handle_error(self, *_):
             pass
 
     try:
-        return Server(("127.0.0.1", port), callback_handler(receiver))
+        return Server(("127.0.0.1", port), callback_handler(login))
     except OSError as error:
         hint = "Choose another with --callback-port, or leave it out"
         raise PodError("Cannot listen on port %d: %s" % (port, error.strerror), hint)
 
 
-class Receiver:
-    """The loopback server that waits for the answer; its page waits for how the sign-in ended."""
+class BrowserLogin:
+    """A sign-in through a browser: its secrets, and the loopback server that takes the answer."""
 
-    def __init__(self, port, check):
+    def __init__(self, app, server, port):
         import threading
+        from secrets import token_urlsafe
 
-        self.check, self.once = check, threading.Lock()  # it returns the answer or ValueError
+        self.app, self.server = app, server
+        self.state, self.verifier = token_urlsafe(), app.guard(token_urlsafe(48))
+        self.once = threading.Lock()
         self.answered, self.ended, self.shown = [threading.Event() for _ in range(3)]
         self.outcome = ("You are not signed in", "The sign-in was interrupted.")
-        self.server = callback_server(self, port)
-        self.host = "127.0.0.1:%d" % self.server.server_address[1]
+        self.listener = callback_server(self, port)
+        self.host = "127.0.0.1:%d" % self.listener.server_address[1]
         self.redirect_uri = "http://%s/callback" % self.host
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self.listener.serve_forever, args=(0.05,), daemon=True).start()
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
+    def close(self):
+        """Let the page in the browser tell the outcome, and listen no more."""
         if self.answered.is_set():
             self.ended.set()
             self.shown.wait(5)
-        self.server.shutdown()
-        self.server.server_close()
+        self.listener.shutdown()
+        self.listener.server_close()
+
+    def address(self):
+        """Return the address where the person signs in (RFC 6749 §4.1.1, RFC 7636 §4.3)."""
+        import base64
+        import hashlib
+
+        digest = base64.urlsafe_b64encode(hashlib.sha256(self.verifier.encode("ascii")).digest())
+        url, scope = self.server.endpoint("authorization"), self.server.scope
+        form = self.server.form(
+            response_type="code",
+            redirect_uri=self.redirect_uri,
+            state=self.state,
+            code_challenge=digest.decode("ascii").rstrip("="),
+            code_challenge_method="S256",
+            scope=scope,
+            # OpenID Connect Core §11: else that scope is dropped.
+            prompt="consent" if "offline_access" in scope else None,
+        )
+        return "%s%s%s" % (url, "&" if url.query else "?", form)
 
     def judge(self, target, hosts):
         """Return (status, title, text) for a GET; the right one waits for the outcome."""
@@ -3372,122 +3368,107 @@ class Receiver:
         if path != "/callback":
             return 404, UNTAKEN, "There is nothing at this address."
         try:
-            self.deliver(query)
+            self.take(query)
         except ValueError as error:
             return 400, UNTAKEN, "Because %s." % error
         self.ended.wait()
         return (200,) + self.outcome
 
-    def deliver(self, query):
-        """Take the one valid answer; raises ValueError for any other."""
-        answer = self.check(query)
+    def take(self, query):
+        """Take the one valid answer, a code or a refusal; raises ValueError for any other."""
+        from hmac import compare_digest
+        from urllib.parse import parse_qsl
+
+        pairs = parse_qsl(query, keep_blank_values=True)
+        form = dict(pairs)
+        if len(form) != len(pairs):
+            raise ValueError("a parameter stands twice")
+        given = form.get("state", "").encode("utf-8", "replace")
+        if not compare_digest(given, self.state.encode("ascii")):  # first of all, for errors too
+            raise ValueError("it belongs to another sign-in (wrong state)")
+        metadata = self.server.metadata  # RFC 9207
+        promised = metadata.get("authorization_response_iss_parameter_supported") is True
+        if (promised or "iss" in form) and form.get("iss") != self.server.issuer:
+            raise ValueError("it comes from another issuer")
+        if "error" not in form and not is_token(form.get("code")):
+            raise ValueError("it holds no code")
         if not self.once.acquire(False):
             raise ValueError("this sign-in has had its answer already")
-        self.answer = answer
+        self.answer = form
         self.answered.set()
 
-    def paste(self, line):
-        """Take the callback address that somebody copied out of a browser elsewhere."""
-        address, _, query = line.partition("#")[0].partition("?")  # a browser keeps the fragment
-        if address != self.redirect_uri or not is_token(line):
-            raise ValueError("it does not begin with %s" % self.redirect_uri)
-        self.deliver(query)
-        self.shown.set()
-
-    def wait(self, app, seconds):
-        """Return the answer, showing the time left; raises AuthError when it is up."""
-        left, deadline = seconds, app.clock() + seconds
-        while left > 0:
-            app.countdown("Waiting for the browser", left)
-            if self.answered.wait(min(0.5, left)):
-                return self.answer
-            left = deadline - app.clock()
-        raise AuthError("Nobody signed in within %g s" % seconds, "Run: podstack auth login")
-
-    def finish(self, *outcome):
-        self.outcome = outcome
-        self.ended.set()
-
-
-def read_pasted(app, receiver):
-    """In a thread of its own: take pasted callback addresses until one is right."""
-    limit = 1023 if app.platform == "darwin" else 4095
-    while not receiver.answered.is_set():
-        try:
-            line = app.stdin.readline()
-            if not line:
+    def read_pasted(self):
+        """In a thread of its own: take pasted callback addresses until one is right."""
+        limit = 1023 if self.app.platform == "darwin" else 4095
+        while not self.answered.is_set():
+            try:
+                line = self.app.stdin.readline()
+                if not line:
+                    return
+                line, is_cut = line.strip(), len(line.rstrip("\r\n")) >= limit
+                address, _, query = line.partition("#")[0].partition("?")  # browsers keep fragments
+                if is_cut:
+                    cut = "The terminal cut that address off. From another shell here, run:"
+                    self.app.say(cut, "  curl 'ADDRESS'")
+                elif address == self.redirect_uri and is_token(line):
+                    self.take(query)
+                    self.shown.set()
+                elif line:
+                    raise ValueError("it does not begin with %s" % self.redirect_uri)
+            except ValueError as error:  # of bytes that are no text, too
+                self.app.say("That address was not taken: %s" % error)
+            except OSError:
                 return
-            if len(line.rstrip("\r\n")) >= limit:
-                cut = "The terminal cut that address off. From another shell here, run:"
-                app.say(cut, "  curl 'ADDRESS'")
-            elif line.strip():
-                receiver.paste(line.strip())
-        except ValueError as error:  # of bytes that are no text, too
-            app.say("That address was not taken: %s" % error)
-        except OSError:
-            return
 
+    def ask(self, launch):
+        """Tell where to sign in, open that where it can be, and say how to do it elsewhere."""
+        import threading
 
-def authorization_url(server, receiver, state, verifier):
-    """Return the address where the person signs in (RFC 6749 §4.1.1, RFC 7636 §4.3)."""
-    import base64
-    import hashlib
+        app, address = self.app, self.address()
+        app.complain("Open this address to sign in:", "", "  %s" % address, "")
+        launched = launch and app.browse(address)
+        if launch and not launched:
+            app.say("No browser could be started here.")
+        if not launched and "ssh" in surroundings(app):
+            parts = (app.env("SSH_CONNECTION") or "").split()
+            host = parts[2] if len(parts) == 4 else "SERVER"
+            user = app.env("USER") or app.env("LOGNAME") or "USER"
+            tunnel = (self.host.partition(":")[2], self.host, user, host)
+            app.say("Your browser is elsewhere? Run there first:", "")
+            app.say("  ssh -L %s:%s %s@%s" % tunnel, "")
+        if app.is_terminal(app.stdin):
+            app.say("If the browser ends at a page that does not load, paste its address here.")
+            threading.Thread(target=self.read_pasted, daemon=True).start()
 
-    digest = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode("ascii")).digest())
-    url = server.endpoint("authorization")
-    form = server.form(
-        response_type="code",
-        redirect_uri=receiver.redirect_uri,
-        state=state,
-        code_challenge=digest.decode("ascii").rstrip("="),
-        code_challenge_method="S256",
-        scope=server.scope,
-        # OpenID Connect Core §11: else that scope is dropped.
-        prompt="consent" if "offline_access" in server.scope else None,
-    )
-    return "%s%s%s" % (url, "&" if url.query else "?", form)
-
-
-def show_address(app, address, receiver, launch):
-    """Tell where to sign in, open that where it can be, and say how to do it elsewhere."""
-    import threading
-
-    app.complain("Open this address to sign in:", "", "  %s" % address, "")
-    launched = launch and app.browse(address)
-    if launch and not launched:
-        app.say("No browser could be started here.")
-    if not launched and "ssh" in surroundings(app):
-        parts = (app.env("SSH_CONNECTION") or "").split()
-        host = parts[2] if len(parts) == 4 else "SERVER"
-        user = app.env("USER") or app.env("LOGNAME") or "USER"
-        port = receiver.host.partition(":")[2]
-        tunnel = "  ssh -L %s:%s %s@%s" % (port, receiver.host, user, host)
-        app.say("Your browser is elsewhere? Run there first:", "", tunnel, "")
-    if app.is_terminal(app.stdin):
-        app.say("If the browser ends at a page that does not load, paste its address here.")
-        threading.Thread(target=read_pasted, args=(app, receiver), daemon=True).start()
+    def wait(self, seconds):
+        """Return the code, showing the time left; raises AuthError when there will be none."""
+        left, deadline = seconds, self.app.clock() + seconds
+        while left > 0:
+            self.app.countdown("Waiting for the browser", left)
+            if self.answered.wait(min(0.5, left)):
+                if "error" in self.answer:
+                    raise OAuthError(self.answer["error"], self.answer.get("error_description"))
+                return self.app.guard(self.answer["code"])
+            left = deadline - self.app.clock()
+        raise AuthError("Nobody signed in within %g s" % seconds, "Run: podstack auth login")
 
 
 def sign_in_by_browser(app, server, options, launch, complete):
     """Sign in through a browser, whose page shows the outcome of `complete(grant)`, too."""
-    from secrets import token_urlsafe
-
-    state, verifier = token_urlsafe(), app.guard(token_urlsafe(48))
-    with Receiver(options.callback_port, lambda q: read_callback(q, state, server)) as receiver:
-        address = authorization_url(server, receiver, state, verifier)
-        show_address(app, address, receiver, launch)
-        answer = receiver.wait(app, options.timeout)
-        try:
-            if isinstance(answer, OAuthError):
-                raise answer
-            fields = {"redirect_uri": receiver.redirect_uri, "code_verifier": verifier}
-            code = app.guard(answer)
-            complete(server.tokens(grant_type="authorization_code", code=code, **fields))
-        except PodError as error:
-            told = printable(redact(error.message, app.secrets))
-            receiver.finish("You are not signed in", told + ". The terminal says what to do next.")
-            raise
-        receiver.finish("You are signed in", "Close this page and go back to the terminal.", GOOD)
+    login = BrowserLogin(app, server, options.callback_port)
+    try:
+        login.ask(launch)
+        fields = {"grant_type": "authorization_code", "code": login.wait(options.timeout)}
+        fields.update(redirect_uri=login.redirect_uri, code_verifier=login.verifier)
+        complete(server.tokens(**fields))
+        text = "Close this page and go back to the terminal."
+        login.outcome = ("You are signed in", text, GOOD)
+    except PodError as error:
+        told = printable(redact(error.message, app.secrets))
+        login.outcome = ("You are not signed in", told + ". The terminal says what to do next.")
+        raise
+    finally:
+        login.close()
 
 
 # -- device login
