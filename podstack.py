@@ -2427,11 +2427,7 @@ CONNECT_SECONDS = 3
 MAX_LINE_BYTES = 1 << 16
 MAX_HEADERS = 100
 HASHED_CA_DIRECTORY = "/etc/ssl/certs"
-CA_BUNDLES = (
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-)
+CA_BUNDLES = ("/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 CA_HINT = "If your network has its own certificate authority, set PODSTACK_CA_BUNDLE to its file"
 PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 CUT_OFF = "its answer was cut off"
@@ -2604,16 +2600,6 @@ class Link(io.RawIOBase):
                 raise TransportFailure(CUT_OFF)
             size -= len(piece)
             yield piece
-
-
-class Proxy:
-    """The proxy for a request: where it is, how to sign in there, which variable named it."""
-
-    def __init__(self, host, port, password, variable):
-        self.host, self.port, self.password, self.variable = host, port, password, variable
-
-    def __str__(self):
-        return "proxy %s:%d" % (self.host, self.port)
 
 
 def unreachable(url, failure):
@@ -2860,7 +2846,7 @@ class Http:
         raise failure
 
     def proxy_for(self, url):
-        """Return the Proxy for `url`, or None; raises TransportFailure for one of another kind."""
+        """Return a proxy's (host, port, password, variable), or None; raises TransportFailure."""
         variable = next((name for name in PROXY_VARIABLES if self.app.env(name)), None)
         if variable is None or url.is_loopback:
             return None
@@ -2877,7 +2863,7 @@ class Http:
         except ValueError as error:
             reason = "%s is not the address of a proxy: %s" % (variable, error)
             raise TransportFailure(reason, final=True)
-        return Proxy(host, port, user and self.proxy_password(user), variable)
+        return host, port, user and self.proxy_password(user), variable
 
     def proxy_password(self, user):
         """Return `USER:PASSWORD` of a proxy's address as HTTP's basic authorization has it."""
@@ -2891,14 +2877,15 @@ class Http:
         """Return a connection to a host, through the proxy's tunnel if any (RFC 9110 §9.3.6)."""
         if proxy is None:
             return dial(url.host, url.port, deadline)
+        host, port, password, variable = proxy
         target = "%s:%d" % ("[%s]" % url.host if ":" in url.host else url.host, url.port)
         head = "CONNECT %s HTTP/1.1\r\nHost: %s\r\n" % (target, target)
-        self.app.debug("> CONNECT %s through %s" % (target, proxy))
-        if proxy.password:
+        self.app.debug("> CONNECT %s through proxy %s:%d" % (target, host, port))
+        if password:
             self.app.debug("> Proxy-Authorization: Basic ****")
-            head += "Proxy-Authorization: Basic %s\r\n" % proxy.password
+            head += "Proxy-Authorization: Basic %s\r\n" % password
         try:
-            link = Link(dial(proxy.host, proxy.port, deadline), deadline)
+            link = Link(dial(host, port, deadline), deadline)
             link.send((head + "\r\n").encode("ascii"))
             status, reason, _ = link.read_head()
             if not 200 <= status < 300:
@@ -2907,8 +2894,8 @@ class Http:
             return link.sock
         except OSError as error:
             failure = failure_of(error, self.timeout)
-            failure.reason = "%s: %s" % (proxy, failure.reason)
-            failure.hint = "The proxy is from %s; NO_PROXY names what goes without" % proxy.variable
+            failure.reason = "proxy %s:%d: %s" % (host, port, failure.reason)
+            failure.hint = "The proxy is from %s; NO_PROXY names what goes without" % variable
             raise failure
 
     # -- the request
@@ -3034,31 +3021,25 @@ def check_service(answer):
 # (RFC 8252, 7636), device login (RFC 8628), refresh with rotation, revocation (RFC 7009). It must
 # never guess an address, end a wait on a wrong answer, or spend a refresh token twice.
 
-PAGE = """<!DOCTYPE html>
+PAGE = """\
+HTTP/1.1 %(status)s %(title)s
+Content-Type: text/html; charset=utf-8
+Content-Security-Policy: default-src 'none'; style-src 'nonce-%(nonce)s'; \
+script-src 'nonce-%(nonce)s'; base-uri 'none'; frame-ancestors 'none'
+Referrer-Policy: no-referrer
+Cache-Control: no-store
+X-Content-Type-Options: nosniff
+Connection: close
+
+<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>%(title)s - podstack</title>
 <meta name="viewport" content="width=device-width"><style nonce="%(nonce)s">
 :root { color-scheme: light dark }
 body { max-width: 27rem; margin: 20vh auto; padding: 0 1rem; text-align: center;
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; text-wrap: balance }
-svg { width: 3.5rem; fill: none; stroke: #fff; stroke-width: 2; stroke-linecap: round }
-h1 { font-size: 1.4rem }
 </style><script nonce="%(nonce)s">history.replaceState(null, "", "/")</script></head>
-<body><svg viewBox="0 0 24 24" aria-hidden="true">
-<circle cx="12" cy="12" r="12" stroke="none" fill="%(color)s"/><path d="%(sign)s"/></svg>
-<h1>%(title)s</h1><p>%(text)s</p></body></html>
+<body><h1>%(title)s</h1><p>%(text)s</p></body></html>
 """
-PAGE_HEADERS = """\
-Content-Type: text/html; charset=utf-8
-Content-Security-Policy: default-src 'none'; style-src 'nonce-%s'; script-src 'nonce-%s'; \
-base-uri 'none'; frame-ancestors 'none'
-Referrer-Policy: no-referrer
-Cache-Control: no-store
-X-Content-Type-Options: nosniff
-Connection: close
-"""
-# A page's colour and sign: a tick, a cross.
-GOOD = {"color": "#2e7d5b", "sign": "M7 12.5l3.5 3.5 6.5-8"}
-BAD = {"color": "#b3452c", "sign": "M8.5 8.5l7 7m0-7l-7 7"}
 UNTAKEN = "This answer was not taken"
 SCOPES = ("openid", "profile", "email", "offline_access")
 
@@ -3253,9 +3234,9 @@ def choose_way(options, server, place):
 
 def callback_handler(login):
     """Return the class that answers one connection to a BrowserLogin."""
-    import html
     import http.server
     import socket
+    from html import escape
     from secrets import token_urlsafe
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -3273,16 +3254,11 @@ def callback_handler(login):
             status = {501: 405, 505: 400}.get(code, code)
             self.show(status, UNTAKEN, "This is not what a browser sends.")
 
-        def show(self, status, title, text, kind=BAD):
-            nonce = token_urlsafe(16)
-            fields = dict(kind, title=title, text=text, nonce=nonce)
-            page = PAGE % {name: html.escape(value) for name, value in fields.items()}
+        def show(self, status, title, text):
             self.close_connection = True
-            self.send_response_only(status)
-            for line in (PAGE_HEADERS % (nonce, nonce)).splitlines():
-                self.send_header(*line.split(": ", 1))
-            self.end_headers()
-            self.wfile.write(b"" if self.command == "HEAD" else page.encode("utf-8", "replace"))
+            fields = {"status": status, "title": title, "text": escape(text)}
+            page = PAGE % dict(fields, nonce=token_urlsafe(16))
+            self.wfile.write(page.replace("\n", "\r\n").encode("utf-8", "replace"))
             if status == 200:
                 login.shown.set()
 
@@ -3461,8 +3437,7 @@ def sign_in_by_browser(app, server, options, launch, complete):
         fields = {"grant_type": "authorization_code", "code": login.wait(options.timeout)}
         fields.update(redirect_uri=login.redirect_uri, code_verifier=login.verifier)
         complete(server.tokens(**fields))
-        text = "Close this page and go back to the terminal."
-        login.outcome = ("You are signed in", text, GOOD)
+        login.outcome = ("You are signed in", "Close this page and go back to the terminal.")
     except PodError as error:
         told = printable(redact(error.message, app.secrets))
         login.outcome = ("You are not signed in", told + ". The terminal says what to do next.")
@@ -3704,14 +3679,13 @@ def read_pages(fetch):
         return
     from concurrent.futures import ThreadPoolExecutor
 
-    pool, page, waiting = ThreadPoolExecutor(workers), 1, []
+    pool, page = ThreadPoolExecutor(workers), 1
     try:
         while page < last:
-            while len(waiting) < min(workers, last - page):
-                waiting.append(pool.submit(fetch, page + 1 + len(waiting)))
-            page += 1
-            rows, last = waiting.pop(0).result()
-            yield rows
+            ahead = range(page + 1, min(page + workers, last) + 1)
+            for rows, newest in pool.map(fetch, ahead):
+                page, last = page + 1, newest
+                yield rows
     finally:
         pool.shutdown(wait=False)  # so that Ctrl-C does not wait for eight slow answers
 
@@ -4040,16 +4014,10 @@ def pack(app, stream, source):
     """Write a file or a tree as a tar stream: `new`, and `end` when it is whole."""
     import tarfile
 
-    def entry(member):
-        if member.isdev():
-            app.warn("left out: %s is neither a file nor a directory" % member.name)
-            return None
-        return member
-
     try:
         stream = Meter(app, stream)
         with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
-            archive.add(os.path.realpath(source), "new", filter=entry)
+            archive.add(os.path.realpath(source), "new")
             archive.addfile(tarfile.TarInfo("end"))
     except BrokenPipeError:
         raise
@@ -4797,7 +4765,7 @@ def check_endpoint(cx):
         if error.hint in ("", DOCTOR_HINT):
             error.hint = "Try it with: curl -v %s" % url.origin
         raise
-    detail = "%s %s" % (url.origin, "through %s" % proxy if proxy else "directly")
+    detail = "%s %s" % (url.origin, "through proxy %s:%d" % proxy[:2] if proxy else "directly")
     if url.scheme == "https":
         detail += ", trusting %s" % (cx.settings.get("ca_bundle") or "the system's certificates")
     yield "network", "ok", "%s, %s" % (detail, milliseconds_since(started))
