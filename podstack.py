@@ -1403,30 +1403,20 @@ def check_readable(path, facts):
     if not stat.S_ISREG(facts.st_mode):
         raise ConfigError("Cannot read %s: it is not a regular file" % path)
     if hasattr(os, "geteuid") and os.geteuid() not in (0, facts.st_uid):
-        raise ConfigError(
-            "Cannot use %s: it belongs to another user (uid %d)" % (path, facts.st_uid),
-            "Set PODSTACK_CONFIG to a file of your own",
-        )
+        problem = "Cannot use %s: it belongs to another user (uid %d)" % (path, facts.st_uid)
+        raise ConfigError(problem, "Set PODSTACK_CONFIG to a file of your own")
 
 
 def refuse_planted_link(path):
-    """As root, follow no symbolic link in a directory that root does not own; raises ConfigError.
-
-    Such a link would make root read, create or give away any file of the machine.
-    """
-    if not is_root():
-        return
-    while path != os.path.dirname(path):
+    """As root, follow no link that others may set: it leads to any file; raises ConfigError."""
+    while is_root() and path != os.path.dirname(path):
         link, path = path, os.path.dirname(path)
         if os.path.islink(link) and (os.lstat(link).st_uid or os.stat(path).st_uid):
             raise ConfigError("As root, the link %s is not followed: others may set it" % link)
 
 
 def read_file(path):
-    """Return (text, stat) of the config file, ("", None) where there is none.
-
-    Raises ConfigError for anything that is not a plain, small UTF-8 file of ours.
-    """
+    """Return (text, stat) of a plain file of ours; ("", None) for none, else ConfigError."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         refuse_planted_link(path)
@@ -1452,22 +1442,16 @@ def read_file(path):
 
 
 def give_to_owner(descriptor, path):
-    """As root, hand what we have just made to the owner of its directory (sudo in a home).
-
-    In a directory of root's own, `path` keeps the owner that it has.
-    """
+    """As root, hand what we have just made to the owner of its directory (sudo in a home)."""
     if is_root():
         owner = os.stat(os.path.dirname(path))
         if owner.st_uid == 0 and os.path.exists(path):
-            owner = os.stat(path)
+            owner = os.stat(path)  # which stays as it is there
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def make_directory(path):
-    """Create the config's directory, 0700 whatever the umask, where it is missing.
-
-    What a link leads to is not ours to make: it may be a disk that is not mounted now.
-    """
+    """Create the config's directory, 0700 whatever the umask, where it is missing."""
     parent = os.path.dirname(path)
     if os.path.isdir(path) or path == parent:  # the second: a drive that is not there
         return
@@ -1475,7 +1459,7 @@ def make_directory(path):
     umask = os.umask(0o077)
     try:
         os.mkdir(path, 0o700)
-    except FileExistsError:  # another process was quicker, or it is a link to nowhere
+    except FileExistsError:  # another process was quicker, or a link leads to no mounted disk
         return
     finally:
         os.umask(umask)
@@ -1521,10 +1505,7 @@ def sync_directory(app, directory):
 
 
 def write_file(app, path, text, keep=True):
-    """Replace the config file by `text`, or leave it as it is; raises ConfigError.
-
-    With `keep` false everything is tried but the replacing itself.
-    """
+    """Replace the config file by `text` (all but that without `keep`); raises ConfigError."""
     data = text.encode("utf-8")
     if len(data) > MAX_CONFIG_BYTES:
         raise ConfigError("Cannot write %s: it would be larger than 1 MiB" % path)
@@ -1554,10 +1535,7 @@ def is_single_file(facts):
 
 
 def lock_descriptor(descriptor, is_windows):
-    """Take the lock or raise BlockingIOError (Windows: PermissionError) at once.
-
-    flock, not lockf: that one drops with any close of the file in the process.
-    """
+    """Take the lock or raise BlockingIOError (Windows: PermissionError) at once."""
     if is_windows:
         import msvcrt
 
@@ -1566,6 +1544,7 @@ def lock_descriptor(descriptor, is_windows):
     else:
         import fcntl
 
+        # Not lockf: that lock drops with any close of the file in the process.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -1673,10 +1652,7 @@ class HeldInterrupts:
 
 
 class Profile:
-    """One account of the config file: its `name` and `base`, the key path where it stands.
-
-    The base is () for the blocks at the top of the file; a profile need not exist.
-    """
+    """One account of the config file: `base` is its key path, () for the top of the file."""
 
     def __init__(self, config, name):
         self.config, self.name, self.base = config, name, ("profiles", name)
@@ -1702,14 +1678,13 @@ class Profile:
         return self.config.text_at(self.key_of(field))
 
     @property
-    def holds_login(self):
-        """Tell whether a login is stored: in the file, or by its record in the keychain."""
-        return self.get("token") is not None or self.in_keychain
-
-    @property
     def in_keychain(self):
         kept = self.get("storage") == "keyring" and self.get("endpoint") is not None
         return kept and self.get("token") is None
+
+    @property
+    def holds_login(self):
+        return self.get("token") is not None or self.in_keychain
 
 
 def edit_text(config, changes):
@@ -1760,17 +1735,17 @@ class Config:
         return self
 
     @property
-    def modes_mean_something(self):
+    def has_modes(self):
+        """Tell whether the file's mode and owner mean something where it is."""
         on_drive = self.app.is_wsl and os.path.realpath(self.path).startswith("/mnt/")
         return not self.app.is_windows and not on_drive
 
     @property
     def is_open_to_others(self):
         """Tell whether others may read the file and a token in it."""
-        if not self.stat or not self.stat.st_mode & 0o077 or "token" not in self.text:
-            return False
-        tokens = [self.profile(name).get("token") for name in self.profile_names()]
-        return any(tokens) and self.modes_mean_something
+        is_open = self.stat and self.stat.st_mode & 0o077 and "token" in self.text
+        names = self.profile_names() if is_open and self.has_modes else ()
+        return any(self.profile(name).get("token") for name in names)
 
     def error(self, keys, problem):
         """Return the ConfigError that names the file, line, column and key."""
@@ -1813,10 +1788,9 @@ class Config:
         raise NotFound(problem, "Profiles: %s" % (", ".join(names) or "none yet"))
 
     def edit(self, plan, trial=False):
-        """Change the file under its lock, from a fresh reading; becomes the new state.
+        """Make the changes of `plan(config)`: [(keys, value)], of which a None is to be removed.
 
-        `plan(config)` returns [(keys, value)], a value of None meaning removal. With `trial` the
-        changes are worked out and the file is rewritten as it stands: proof that a write will do.
+        With `trial` the file is rewritten as it stands: proof that a write will do.
         """
         self.require()
         with self.lock:
@@ -1852,12 +1826,7 @@ def default_storage(app):
 
 
 class Setting:
-    """Where one value may come from, in order; `read` turns its text into the value.
-
-    A default that depends on the machine is a function of the App.
-    """
-
-    __slots__ = ("name", "option", "env", "field", "general", "default", "read")
+    """Where one value may come from, in order; `read` turns its text into the value."""
 
     def __init__(self, name, option=None, env=(), field=None, general=None, default=None,
                  read=read_text):  # fmt: skip
@@ -2358,7 +2327,7 @@ def read_command_answer(text):
 def check_command_file(profile):
     """Raise unless nobody else can write the file that names the command, or put another there."""
     config = profile.config
-    if not config.modes_mean_something:
+    if not config.has_modes:
         return
     real = os.path.realpath(config.path)
     for path in (real, os.path.dirname(real), os.path.dirname(config.path)):
