@@ -482,6 +482,14 @@ def read_endpoint(text):
     return url.origin + path
 
 
+def accept(what, text, read):
+    """Return what `read` makes of a text that was given as `what`; raises UsageError."""
+    try:
+        return read(text)
+    except ValueError as error:
+        raise UsageError("%s must be %s, not '%s'" % (what, error, text))
+
+
 # == yaml: the config file's language ========================================================
 # A strict subset of YAML, read without guessing: each scalar is its text, the schema types it.
 # What the subset lacks is refused with line and column. An edit touches its own entry's lines
@@ -1774,6 +1782,13 @@ class Config:
             raise self.error(keys, "must be plain text")
         return value or None
 
+    def read(self, keys, read):
+        """Return what `read` makes of the text at a key path; raises ConfigError."""
+        try:
+            return read(self.text_at(keys))
+        except ValueError as error:
+            raise self.error(keys, "must be %s" % error)
+
     def profile_names(self):
         """Return the profiles' names; the one at the top of the file first, as `default`."""
         top = [] if self.profile(DEFAULT_PROFILE).base else [DEFAULT_PROFILE]
@@ -1813,11 +1828,6 @@ class Config:
                     os.unlink(os.path.join(directory, entry))
         except OSError as error:
             self.app.debug("cannot tidy up %s: %s" % (directory, error))
-
-
-def not_accepted(what, error, text):
-    """Return the UsageError for a text that a reader does not accept."""
-    return UsageError("%s must be %s, not '%s'" % (what, error, text))
 
 
 def default_storage(app):
@@ -1926,14 +1936,9 @@ class Settings:
         """Yield (value, text, origin) for each place that states the setting, the winner first."""
         read = SETTINGS[name].read
         for origin, text, keys in self.places(SETTINGS[name]):
-            if text is None:
-                continue
-            try:
-                yield read(text), text, origin
-            except ValueError as error:
-                if keys:
-                    raise self.config.error(keys, "must be %s" % error)
-                raise not_accepted(origin, error, text)
+            if text is not None:
+                value = self.config.read(keys, read) if keys else accept(origin, text, read)
+                yield value, text, origin
 
     def find(self, name):
         """Return the (value, text, origin) in effect; (None, None, None) where nothing is set."""
@@ -2261,12 +2266,8 @@ def chosen_storage(settings, options):
 def token_endpoint(profile, fields=("endpoint", "api_endpoint")):
     """Return the endpoint that a profile's token belongs to."""
     for keys in [profile.key_of(field) for field in fields] + [("api", "endpoint")]:
-        text = profile.config.text_at(keys)
-        if text:
-            try:
-                return read_endpoint(text)
-            except ValueError as error:
-                raise profile.config.error(keys, "must be %s" % error)
+        if profile.config.text_at(keys):
+            return profile.config.read(keys, read_endpoint)
     return DEFAULT_ENDPOINT
 
 
@@ -4815,14 +4816,6 @@ TOKEN_KEYS = ["auth.token", "auth.refresh_token"]
 SETTABLE = list(SETTING_KEYS) + ["auth.token_command"]
 READABLE = SETTABLE + [key for key in PROFILE_KEYS if key not in SETTABLE + TOKEN_KEYS]
 KEY = Operand("KEY", "such as defaults.project or profiles.work.project", complete=SETTABLE)
-
-
-def accept(what, text, read):
-    """Return what `read` makes of a text that was typed; raises UsageError."""
-    try:
-        return read(text)
-    except ValueError as error:
-        raise not_accepted(what, error, text)
 
 
 class Key:
