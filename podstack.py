@@ -4620,23 +4620,22 @@ def revoke_stored(cx, profile):
 @Example("podstack auth logout", "project and settings stay")
 @Example("podstack auth logout --all --revoke", "leave nothing valid behind")
 def auth_logout(cx, args):
-    app, settings = cx.app, cx.settings
-    config = cx.config.require()
-    names = config.profile_names() if args.all else [settings.profile().name]
+    app, config = cx.app, cx.config.require()
+    names = config.profile_names() if args.all else [cx.settings.profile().name]
     failed = []
-    for name in names:
+    for profile in map(config.profile, names):
         try:
             if args.revoke:
-                revoke_stored(cx, config.profile(name))
-            gone = forget_login(settings, name)
+                revoke_stored(cx, profile)
+            gone = forget_login(cx.settings, profile.name)
             told = "Logged out of profile '%s'" if gone else "Profile '%s' was not signed in"
-            app.say(told % name)
+            app.say(told % profile.name)
         except PodError as error:
             if not args.all and not args.revoke:
                 raise
-            failed.append(name)
-            app.complain("Profile '%s' stays signed in: %s" % (name, error.message))
-        if config.profile(name).get("token_command"):
+            failed.append(profile.name)
+            app.complain("Profile '%s' stays signed in: %s" % (profile.name, error.message))
+        if profile.get("token_command"):
             app.say("Its token_command still gives a token")
     if app.env("PODSTACK_API_TOKEN"):
         app.say("PODSTACK_API_TOKEN is set and still authenticates: unset it")
@@ -4645,25 +4644,23 @@ def auth_logout(cx, args):
         raise PodError("Not logged out: %s" % ", ".join(failed), hint)
 
 
-def profile_facts(settings, profile):
-    kept = "keyring" if profile.in_keychain else "file" if profile.get("token") else None
-    return {
-        "name": profile.name,
-        "active": profile.name == settings.get("profile"),
-        "email": profile.get("email"),
-        "project": profile.get("project"),
-        "endpoint": token_endpoint(profile),
-        "storage": "command" if profile.get("token_command") else kept,
-        "expires_at": profile.get("expires"),
-    }
-
-
 @command("auth list", "List every profile: who, project, endpoint, storage, until when.")
 @Example("podstack auth list", "from the config file alone")
 def auth_list(cx, args):
-    config = cx.config.require()
-    profiles = [config.profile(name) for name in config.profile_names()]
-    rows = [profile_facts(cx.settings, profile) for profile in profiles]
+    config, rows = cx.config.require(), []
+    for profile in map(config.profile, config.profile_names()):
+        kept = "keyring" if profile.in_keychain else "file" if profile.get("token") else None
+        rows.append(
+            {
+                "name": profile.name,
+                "active": profile.name == cx.settings.get("profile"),
+                "email": profile.get("email"),
+                "project": profile.get("project"),
+                "endpoint": token_endpoint(profile),
+                "storage": "command" if profile.get("token_command") else kept,
+                "expires_at": profile.get("expires"),
+            }
+        )
     active = ("Active", lambda row: "*" if row["active"] else "")
     expires = ("Expires", date_of("expires_at"))
     print_rows(cx, [rows], ("Name", active, "Email", "Project", "Endpoint", "Storage", expires))
@@ -5384,13 +5381,15 @@ def split_place(app, text):
     return pod, path if path.startswith("/") else "./" + path
 
 
-@command(
-    "pod cp",
-    "Copy files to or from a pod\n"
-    "Copy a file or a directory as cp -r does, with modes and links.\n\n"
-    "Into a directory that exists it goes under its own name; SRC/. means what is\n"
-    "in SRC. Every file gets its final name only when it is whole. The pod needs tar.",
-)
+COPY = """\
+Copy files to or from a pod
+Copy a file or a directory as cp -r does, with modes and links.
+
+Into a directory that exists it goes under its own name; SRC/. means what is
+in SRC. Every file gets its final name only when it is whole. The pod needs tar."""
+
+
+@command("pod cp", COPY)
 @Operand("SRC", "a path, or POD:PATH")
 @Operand("DST", "a path, or POD:PATH")
 @Example("podstack pod cp ./data ci-pod:/workspace/data", "to the pod")
@@ -5467,8 +5466,14 @@ def gpu_list(cx, args):
     print_rows(cx, cx.api.pages("gpus", "/gpus"), columns)
 
 
-def check_api_path(text):
-    """Return (path below /v1, query pairs) of a typed path; raises UsageError."""
+def read_method(text):
+    if not text.isalpha() or not is_token(text):
+        raise ValueError("a method such as POST")
+    return text.upper()
+
+
+def read_api_path(text):
+    """Return (path below /v1, query pairs) of a typed path."""
     from urllib.parse import parse_qsl, unquote
 
     path, _, query = text.partition("?")
@@ -5479,20 +5484,14 @@ def check_api_path(text):
     plain = is_token(text) and not set('\\#"<>').intersection(text)
     dots = {".", ".."}.intersection(decoded.replace("\\", "/").split("/"))
     if not plain or not path.startswith("/") or path.startswith("//") or dots:
-        raise UsageError("PATH starts with one / and is a path alone, without .., as in /pods")
+        raise ValueError("a path alone, with one / before it and without .., as /pods")
     return path, parse_qsl(query, keep_blank_values=True)
-
-
-def read_method(text):
-    if not text.isalpha() or not is_token(text):
-        raise ValueError("a method such as POST")
-    return text.upper()
 
 
 @command(
     "api", "Call the API directly\nMake any call with the effective token; the answer is JSON."
 )
-@Operand("PATH", "a path such as /pods")
+@Operand("PATH", "a path such as /pods", read=read_api_path)
 @Option("-X --method", "METHOD", "GET, or POST with -f or --input", read_method)
 @repeated("-f --field", "K=V", "a field of the JSON body, or of a GET's query (repeat)", read_pair)
 @Option("--input", "FILE", "the body from a file, or - for stdin")
@@ -5500,13 +5499,13 @@ def read_method(text):
 @Example("podstack api /pods --paginate", "every pod as JSON")
 @Example("podstack api /projects -f name=new", "a POST with a field")
 def api_call(cx, args):
-    path, query = check_api_path(args.path)
-    if args.input and args.field:
+    (path, query), fields = args.path, args.field
+    if args.input and fields:
         raise UsageError("-f and --input exclude each other")
     raw = cx.app.read_bytes(args.input) if args.input else None
-    method = args.method or ("POST" if args.field or raw is not None else "GET")
+    method = args.method or ("POST" if fields or raw is not None else "GET")
     if method == "GET":
-        query, args.field = query + args.field, []
+        query, fields = query + fields, []
     form = "yaml" if args.output == "yaml" else "json"
     if args.paginate:
         if method != "GET":
@@ -5514,8 +5513,7 @@ def api_call(cx, args):
         query = [pair for pair in query if pair[0] not in ("page", "limit")]
         name = path.rstrip("/").rpartition("/")[2]
         return print_streamed(cx, cx.api.pages(name, path, query, in_project=True), form)
-    body = dict(args.field) or None
-    answer = cx.api.send(method, path, query, body, "'%s'" % args.path, True, raw)
+    answer = cx.api.send(method, path, query, dict(fields) or None, "'%s'" % path, True, raw)
     value = answer.json()
     if value is not None:
         print_data(cx, value, form)
@@ -5585,10 +5583,8 @@ The config file is ~/.podstack/config.yaml (podstack config path), YAML, 0600:
 
   auth:
     token: your_api_token
-    expires: 2024-12-31T00:00:00Z
   defaults:
     project: my-project
-    output: table
   profiles:
     work:
       token: work_token
@@ -5596,16 +5592,10 @@ The config file is ~/.podstack/config.yaml (podstack config path), YAML, 0600:
       api_endpoint: https://api.work.podstack.ai
 
 auth and defaults at the top are the profile `default`, unless profiles.default
-exists. A value comes from the first of these that has it:
-
-  1. the command line        podstack --project my-project pod list
-  2. the environment         PODSTACK_PROJECT=my-project
-  3. the active profile      --profile, PODSTACK_PROFILE, config set-profile
-  4. the file's general part api.endpoint, defaults.output, cli.color ...
-  5. the built-in default
-
-With --profile on the command line that profile comes before the environment.
-podstack auth doctor shows where each value comes from and what it shadows.
+exists. A value comes from the first of these that has it: the command line, the
+environment, the active profile, the file's general part (api.endpoint,
+defaults.output, cli.color ...), the default. With --profile on the command line
+that profile comes before the environment. podstack auth doctor shows it all.
 The commands that read and change it: podstack config --help
 """
 FORMATTING_TOPIC = """\
@@ -5618,12 +5608,10 @@ stdout holds the answer alone, stderr everything else, in every format.
   --quiet     ids alone for lists and create, nothing on stderr but errors
 
   podstack pod list --status stopped --quiet | xargs podstack pod delete --yes
-  podstack auth status -o json
   podstack pod list -o json | jq -r '.[].name'
 
-Commands that print one value or fixed lines (auth status, auth whoami,
-project current, config get ...) change form only for an explicit -o.
-Dates are UTC; no colour with NO_COLOR, --no-color or cli.color: false.
+Commands that print one value or fixed lines (auth status, config get ...)
+change form only for an explicit -o. Dates are UTC.
 """
 
 
@@ -5978,35 +5966,28 @@ Register-ArgumentCompleter -Native -CommandName podstack -ScriptBlock {
 }
 """,
 }
+SHELLS = tuple(COMPLETION_SCRIPTS)
 
 
 @command("completion", "Print the completion script for a shell.")
-@Operand("SHELL", "bash, zsh, fish or powershell", complete=tuple(COMPLETION_SCRIPTS))
+@Operand("SHELL", "bash, zsh, fish or powershell", complete=SHELLS, read=one_of(*SHELLS))
 @Example("source <(podstack completion bash)", "in ~/.bashrc")
 @Example("podstack completion fish | source", "in config.fish")
 def completion(cx, args):
-    if args.shell not in COMPLETION_SCRIPTS:
-        shells = "Shells: %s" % ", ".join(COMPLETION_SCRIPTS)
-        raise UsageError("Unknown shell '%s'" % args.shell, shells)
     cx.app.write(COMPLETION_SCRIPTS[args.shell])
-
-
-def names_at_server(cx, kind):
-    """Return what the API lists; no login is renewed for that, and no token_command is run."""
-    found = find_credential(cx.settings)
-    api = Api(cx, Credential(token=found.token, origin=found.origin))
-    pages = api.pages(kind, "/" + kind, limit=PAGE_SIZE, in_project=kind == "pods")
-    names = [row.get("type" if kind == "gpus" else "name") for row in counted(cx, pages)]
-    return [name for name in names if isinstance(name, str)]
 
 
 def candidates_for(cx, kind):
     """Return the words of a kind, from the config file or the API; words are their own."""
     if kind == "profiles":
         return cx.config.profile_names()
-    if kind in ("pods", "projects", "gpus"):
-        return names_at_server(cx, kind)
-    return kind
+    if kind not in ("pods", "projects", "gpus"):
+        return kind
+    found = find_credential(cx.settings)  # as it is: no login is renewed for this
+    api = Api(cx, Credential(token=found.token, origin=found.origin))
+    pages = api.pages(kind, "/" + kind, limit=PAGE_SIZE, in_project=kind == "pods")
+    names = [row.get("type" if kind == "gpus" else "name") for row in counted(cx, pages)]
+    return [name for name in names if isinstance(name, str)]
 
 
 def next_words(words):
