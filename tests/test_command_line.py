@@ -343,6 +343,32 @@ def test_a_page_of_help_fits_a_screen(text):
     assert not any(line != line.rstrip() for line in lines)
 
 
+def test_a_page_of_help_as_a_whole():
+    assert page("pod exec") == (
+        "usage: podstack pod exec [options] NAME -- CMD...\n"
+        "\n"
+        "Each word arrives as typed; the exit code comes back.\n"
+        "\n"
+        "examples:\n"
+        "  podstack pod exec ci-pod -- nvidia-smi\n"
+        "      its output, its exit code\n"
+        "  podstack pod exec ci-pod -it -- bash\n"
+        "      a shell\n"
+        "\n"
+        "arguments:\n"
+        "  NAME  the pod's name or id\n"
+        "  CMD   the command and its words, after --\n"
+        "\n"
+        "options:\n"
+        "  -i, --stdin  pass stdin on\n"
+        "  -t, --tty    give it a terminal\n"
+        "  --timeout S  give up after this long\n"
+        "\n"
+        "everywhere: --profile --project -o -q -y --debug --no-color -h --version\n"
+        "(see podstack --help)\n"
+    )
+
+
 @pytest.mark.parametrize("words", [""] + GROUPS + NAMES)
 def test_a_page_of_help_begins_with_how_to_type_it_then_examples(words):
     text = page(words)
