@@ -501,9 +501,9 @@ _YAML_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
 _YAML_HEX_LENGTHS = {"x": 2, "u": 4, "U": 8}
 _YAML_ESCAPES = dict(zip('0abtnvfre"/\\ N_LP', '\0\a\b\t\n\v\f\r\x1b"/\\ \x85\xa0\u2028\u2029'))
 _YAML_WRITTEN = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
-_YAML_REFUSED = dict(zip("&*!%>", ("anchors", "aliases", "tags", "directives", "folded texts")))
 _YAML_NOT_EDITED = "this entry is not edited: write its keys on lines of their own"
 _YAML_DEPTH, _YAML_TOO_DEEP = 32, "more than 32 levels are not supported"
+_YAML_NO_KEY = "expected 'key: value'"
 
 
 class YamlError(ValueError):
@@ -515,7 +515,7 @@ class YamlError(ValueError):
 
 
 class _YamlMark:
-    """Where an entry stands: `line` and `column` of its key, its `last_line`, all from 1.
+    """Where an entry stands: `line` and `column` of its key, `last_line`, all from 1.
 
     line[start:end] is the value on the key's line. `in_flow`: it is inside a one-line {...}.
     """
@@ -526,10 +526,7 @@ class _YamlMark:
 
 
 def _split_yaml(text):
-    """Return the lines with their breaks; raises YamlError for a character that is refused.
-
-    Only that makes `splitlines` safe: what it breaks at beyond \\n, \\r\\n and \\r is refused.
-    """
+    """Return the lines with their breaks; raises YamlError for other breaks and controls."""
     if not text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
         for offset, char in enumerate(text):
             code = ord(char)
@@ -602,11 +599,8 @@ class _YamlReader:
         char, after = line[start], line[start + 1 : start + 2]
         if char in "\"'":
             return self.read_quoted(char)
-        if char in _YAML_REFUSED:
-            self.fail("%s (%s) are not supported" % (_YAML_REFUSED[char], char))
-        if line.startswith(("---", "..."), start):
-            self.fail("document markers (--- and ...) are not supported here")
-        if char in ",[]{}#|@`" or char in "-?:" and after in ends or in_flow and char == ":":
+        is_mark = char in "-?:" and after in ends or in_flow and char == ":"
+        if is_mark or char in ",[]{}#|@`&*!%>" or line.startswith(("---", "..."), start):
             self.fail("unquoted text cannot start with %r" % char)
         while end < len(line):
             char, after = line[end], line[end + 1 : end + 2]
@@ -651,10 +645,8 @@ class _YamlReader:
         return char
 
     def read_literal(self, parent):
-        """Read a `|` text, its lines deeper than the column `parent`; `at` ends up in its header.
-
-        Refused where other readers disagree: a line of spaces, a last line without its break.
-        """
+        """Read a `|` text, its lines deeper than the column `parent`; `at` stays in its header."""
+        # Other readers disagree on a line of spaces and on a last line without its break.
         start, is_stripped = self.at, self.line.startswith("|-", self.at)
         self.at += 2 if is_stripped else 1
         self.require_line_end()
@@ -692,7 +684,7 @@ class _YamlReader:
             if closer == "]":
                 value.append(self.read_value(path + (len(value),), in_flow=True))
             else:
-                below, mark = self.read_entry(path, in_flow=True)
+                below, mark = self.read_entry(path, in_flow=True) or self.fail(_YAML_NO_KEY)
                 value[below[-1]] = None
                 if self.next_in_flow() not in ",}":
                     mark.start = self.at
@@ -705,24 +697,17 @@ class _YamlReader:
         self.at += 1
         return value
 
-    def read_key(self, in_flow=False):
-        """Read a key and its colon; returns None, nothing being read, where there is none."""
-        start = self.at
+    def read_entry(self, path, in_flow=False):
+        """Read a key and its colon; return the entry's path and mark, or None where it is none."""
+        start, key = self.at, None
         if self.line[start] not in "[{|" and not self.at_dash():
             key = self.read_text(in_flow)
             self.skip_spaces()
-            colon = self.line[self.at : self.at + 2]
-            if colon in (":", ": ") or in_flow and colon[:1] == ":":
-                self.at += 1
-                return key
-        self.at = start
-        return None
-
-    def read_entry(self, path, in_flow=False):
-        """Read a key and its colon; return the entry's path and its mark."""
-        start, key = self.at, self.read_key(in_flow)
-        if key is None:
-            self.fail("expected 'key: value'")
+        colon = self.line[self.at : self.at + 2]
+        if key is None or colon not in (":", ": ") and not (in_flow and colon[:1] == ":"):
+            self.at = start
+            return None
+        self.at += 1
         if self.line.startswith("<<", start) and key == "<<":
             self.fail("merge keys (<<) are not supported", start)
         if self.at - start > _YAML_KEY_LENGTH + 1:
@@ -744,25 +729,23 @@ class _YamlReader:
         return value
 
     def read_below(self, parent, path):
-        """Return what a key or dash with nothing after it holds: the block below, or None.
-
-        The dashes of a key's list may stand in the key's own column.
-        """
+        """Return what a key or dash with nothing after it holds: the block below, or None."""
         self.advance()
+        # The dashes of a key's list may stand in the key's own column.
         is_list = self.at == parent and self.at_dash() and isinstance(path[-1], str)
         return self.read_node(parent, path) if self.at > parent or is_list else None
 
     def read_node(self, parent, path):
         """Return the value at the cursor, deeper than the column `parent`."""
         indent, is_list = self.at, self.at_dash()
-        if not is_list and self.read_key() is None:
+        entry = None if is_list else self.read_entry(path)
+        if not is_list and not entry:
             value = self.read_inline(parent, path)
             self.advance()
             return value
-        self.at = indent
         if len(path) >= _YAML_DEPTH:
-            self.fail(_YAML_TOO_DEEP)
-        value = self.read_sequence(path) if is_list else self.read_mapping(path)
+            self.fail(_YAML_TOO_DEEP, indent)
+        value = self.read_sequence(path) if is_list else self.read_mapping(indent, path, entry)
         if self.at > indent:
             self.fail("unexpected indentation (text over several lines needs |)")
         return value
@@ -775,10 +758,10 @@ class _YamlReader:
             items.append(read(indent, path + (len(items),)))
         return items
 
-    def read_mapping(self, path):
-        indent, mapping = self.at, {}
-        while self.at == indent:
-            below, mark = self.read_entry(path)
+    def read_mapping(self, indent, path, entry):
+        mapping = {}
+        while True:
+            below, mark = entry
             if self.skip_spaces():
                 mark.start = self.at
                 mapping[below[-1]] = self.read_inline(indent, below)
@@ -787,7 +770,9 @@ class _YamlReader:
             else:
                 mapping[below[-1]] = self.read_below(indent, below)
             mark.last_line = self.last_row + 1
-        return mapping
+            if self.at != indent:
+                return mapping
+            entry = self.read_entry(path) or self.fail(_YAML_NO_KEY)
 
     def read_document(self):
         self.advance()

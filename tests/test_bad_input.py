@@ -44,7 +44,7 @@ BROKEN_FILES = [
                  id="tab"),
     pytest.param(b"auth:\n  token: x\n  token: y\n",
                  "PATH:3:3: the key 'token' is on line 2 already", id="twice"),
-    pytest.param(b"auth: &a\n  token: x\n", "PATH:1:7: anchors (&) are not supported",
+    pytest.param(b"auth: &a\n  token: x\n", "PATH:1:7: unquoted text cannot start with '&'",
                  id="anchor"),
     pytest.param(b"- auth\n", "PATH:1:1: expected keys and values", id="list"),
     pytest.param(b"just a word\n", "PATH:1:1: expected keys and values", id="scalar"),
