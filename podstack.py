@@ -2769,25 +2769,19 @@ class Http:
 
     # -- the connection
 
-    def tls_contexts(self):
-        """Yield the TLS contexts to try: parsing all that the system trusts costs 40 ms."""
-        if self.context:
-            yield self.context
-            return
-        if not self.ca_bundle and has_hashed_certificates(HASHED_CA_DIRECTORY):
-            yield tls_context(HASHED_CA_DIRECTORY)  # costs nothing
-        yield tls_context(self.ca_bundle)
-
     def connect(self, url, deadline):
         """Return a connected (and for https verified) socket; raises OSError."""
         if url.scheme == "http":
             return dial(url.host, url.port, deadline)
         import ssl
 
-        proxy = self.proxy_for(url)
+        proxy, bundles = self.proxy_for(url), [self.ca_bundle]
+        if not self.ca_bundle and has_hashed_certificates(HASHED_CA_DIRECTORY):
+            bundles.insert(0, HASHED_CA_DIRECTORY)  # parsing all that the system trusts costs 40 ms
         # As bytes the name skips the idna codec; 3.6 compares it as text.
         name = url.host if sys.version_info < (3, 7) else url.host.encode("ascii")
-        for context in self.tls_contexts():  # before the second nothing was sent but a handshake
+        for bundle in bundles:  # before the second is tried nothing was sent but a handshake
+            context = self.context or tls_context(bundle)
             sock = self.tunnel(proxy, url, deadline)
             sock.settimeout(seconds_left(deadline))
             try:
@@ -3681,27 +3675,21 @@ class Api:
         asked = encode_query([(k, v) for k, v in query if v is not None])
         return Url(url.scheme, url.host, url.port, url.path + "/v1" + path, asked)
 
-    def headers(self, token, in_project):
-        headers = {"Authorization": "Bearer " + token}
-        project = self.settings.get("project") if in_project else None
-        if project:
-            if not all(" " <= char <= "~" for char in project):
-                project = percent_encode(project)
-            headers["X-Project-ID"] = project
-        return headers
-
-    def send(self, method, path, query=(), body=None, what=None, in_project=False, raw=None,
-             silence=None):  # fmt: skip
+    def send(self, method, path, query=(), body=None, what=None, raw=None, silence=None):
         """Return the good Answer to a call on `what`; `raw` is a body, `silence` of a long text."""
-        url = self.url(path, query)
+        url, headers = self.url(path, query), {}
         content = raw if body is None else json_dump(body, True, None).encode("ascii")
+        project = self.settings.get("project") if path.startswith("/pods") else None
+        if project:
+            is_plain = all(" " <= char <= "~" for char in project)
+            headers["X-Project-ID"] = project if is_plain else percent_encode(project)
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        if silence:
+            headers["Accept"] = "text/plain"
         for turn in (1, 2):
             token = self.credential.token
-            headers = self.headers(token, in_project)
-            if content is not None:
-                headers["Content-Type"] = "application/json"
-            if silence:
-                headers["Accept"] = "text/plain"
+            headers["Authorization"] = "Bearer " + token
             options = {"redirects": 5, "silence": silence}
             answer = self.cx.http.request(method, url, headers, content, **options)
             if answer.status != 401 or turn == 2 or not self.renewed(token):
@@ -3726,14 +3714,13 @@ class Api:
 
     # -- lists
 
-    def pages(self, name, path, query=(), limit=None, in_project=False):
+    def pages(self, name, path, query=(), limit=None):
         """Yield a list's rows page by page, in order, at most `limit` in all."""
         size = -(-limit // -(-limit // PAGE_SIZE)) if limit else PAGE_SIZE
 
         def fetch(page):
             asked = list(query) + [("page", page), ("limit", size)]
-            answer = self.send("GET", path, asked, in_project=in_project)
-            rows, told = unwrap_list(answer.json(), name)
+            rows, told = unwrap_list(self.send("GET", path, asked).json(), name)
             last = last_page(told, page, len(rows), size)
             return rows, min(last, -(-limit // (len(rows) or 1))) if limit else last
 
@@ -3749,9 +3736,9 @@ class Api:
             if limit and left <= 0:
                 return
 
-    def every(self, name, path, query=(), in_project=False):
+    def every(self, name, path, query=()):
         """Yield every row of a list."""
-        for rows in self.pages(name, path, query, in_project=in_project):
+        for rows in self.pages(name, path, query):
             yield from rows
 
     # -- account
@@ -3775,8 +3762,7 @@ class Api:
 
     def pod_by_name(self, name):
         """Return the one pod with exactly this name; raises PodError for none and for several."""
-        query = [("name", name)]
-        pods = self.every("pods", "/pods", query, in_project=True)
+        pods = self.every("pods", "/pods", [("name", name)])
         found = [pod for pod in pods if pod.get("name") == name]  # some ignore the query
         if not found:
             raise NotFound("Pod '%s' not found" % name, "See: podstack pod list")
@@ -3786,11 +3772,11 @@ class Api:
         return found[0]
 
     def pod_by_id(self, pod_id, what):
-        return self.object("pod", "GET", pod_path(pod_id), what=what, in_project=True)
+        return self.object("pod", "GET", pod_path(pod_id), what=what)
 
     def on_pod(self, word, method, more="", **options):
         """Return (id, Answer) of a call on the pod that a user's word means, by id or by name."""
-        options.update(what="Pod '%s'" % word, in_project=True)
+        options["what"] = "Pod '%s'" % word
         if looks_like_id(word):
             try:
                 return word, self.send(method, pod_path(word, more), **options)
@@ -3934,23 +3920,21 @@ class Meter:
     """The stream of a copy; it shows how much has gone through."""
 
     def __init__(self, app, stream):
-        self.app, self.stream, self.count, self.told = app, stream, 0, time.monotonic()
-
-    def write(self, data):
-        self.count_in(data)
-        self.stream.write(data)
+        self.app, self.stream, self.count = app, stream, 0
 
     def tell(self):
         return self.count
+
+    def write(self, data):
+        self.stream.write(self.count_in(data))
 
     def read(self, size):
         return self.count_in(self.stream.read(size))
 
     def count_in(self, data):
-        self.count += len(data)
-        if time.monotonic() - self.told > 0.2:
-            self.told = time.monotonic()
-            self.app.countup("Copying", "%.1f MB" % (self.count / 1e6))
+        before, self.count = self.count, self.count + len(data)
+        if self.count >> 20 > before >> 20:
+            self.app.countup("Copying", "%d MB" % (self.count >> 20))
         return data
 
 
@@ -3961,8 +3945,7 @@ def run_copy(cx, pod, place, script, *operands, **streams):
     if code == 66:
         raise NotFound("%s: no such file or directory in pod '%s'" % (place, pod))
     if code:
-        reasons = {127: "the pod has no tar or no sh", 255: "ssh cannot connect"}
-        raise PodError("The copy has failed (%s)" % reasons.get(code, "exit code %d" % code))
+        raise PodError("The copy has failed (exit code %d)" % code)
 
 
 def pack(app, stream, source):
@@ -5127,7 +5110,7 @@ def pod_create(cx, args):
     wanted.update(gpu_type=cx.settings.get("gpu_type"), ports=args.port, volumes=args.volume)
     wanted.update(env=read_environment(cx.app, args.env, args.env_file), labels=dict(args.label))
     body = {name: value for name, value in wanted.items() if value not in (None, [], {})}
-    pod = cx.api.create("pod", "/pods", body, in_project=True)
+    pod = cx.api.create("pod", "/pods", body)
     cx.app.say("Created pod '%s'" % (pod.get("name") or args.name))
     if args.wait:
         pod = wait_for_state(cx, pod, "running", args.timeout)
@@ -5148,7 +5131,7 @@ PROJECT = ("Project", field("project_id"))
 @Example("podstack pod list --status stopped --quiet", "ids, for xargs")
 def pod_list(cx, args):
     query = [("status", args.status)] + [("label", "%s=%s" % pair) for pair in args.label]
-    pages = cx.api.pages("pods", "/pods", query, args.limit, in_project=True)
+    pages = cx.api.pages("pods", "/pods", query, args.limit)
     wide = ("ID", "Image", "CPU", MEMORY, DISK, PROJECT)
     print_rows(cx, pages, ("Name", "Status", GPU, CREATED), wide)
 
@@ -5317,7 +5300,7 @@ def pod_logs(cx, args):
 def pod_events(cx, args):
     path = pod_path(str(cx.api.pod(args.name).get("id")), "/events")
     at = ("Time", lambda row: str(row.get("created_at") or row.get("time") or "-"))
-    pages = cx.api.pages("events", path, in_project=True)
+    pages = cx.api.pages("events", path)
     print_rows(cx, pages, (at, "Type", "Reason", "Message"))
 
 
@@ -5497,8 +5480,8 @@ def api_call(cx, args):
             raise UsageError("--paginate goes with GET")
         query = [pair for pair in query if pair[0] not in ("page", "limit")]
         name = path.rstrip("/").rpartition("/")[2]
-        return print_streamed(cx, cx.api.pages(name, path, query, in_project=True), form)
-    answer = cx.api.send(method, path, query, dict(fields) or None, "'%s'" % path, True, raw)
+        return print_streamed(cx, cx.api.pages(name, path, query), form)
+    answer = cx.api.send(method, path, query, dict(fields) or None, "'%s'" % path, raw)
     value = answer.json()
     if value is not None:
         print_data(cx, value, form)
@@ -5970,7 +5953,7 @@ def candidates_for(cx, kind):
         return kind
     found = find_credential(cx.settings)  # as it is: no login is renewed for this
     api = Api(cx, Credential(token=found.token, origin=found.origin))
-    pages = api.pages(kind, "/" + kind, limit=PAGE_SIZE, in_project=kind == "pods")
+    pages = api.pages(kind, "/" + kind, limit=PAGE_SIZE)
     names = [row.get("type" if kind == "gpus" else "name") for row in counted(cx, pages)]
     return [name for name in names if isinstance(name, str)]
 

@@ -685,7 +685,7 @@ def test_a_pod_without_tar(pod, home, tmp_path, cli, capfd):
         (tmp_path / "few" / name).symlink_to(shutil.which(name))
     pod.enter(path=str(tmp_path / "few"))
     error = cli("pod", "cp", "file", "ci-pod:x", code=1).error
-    assert error == "Error: The copy has failed (the pod has no tar or no sh)"
+    assert error == "Error: The copy has failed (exit code 127)"
 
 
 def test_busybox_is_enough_of_a_pod(pod, home, tmp_path, cli, capfd):
