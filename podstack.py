@@ -4100,10 +4100,10 @@ GROUPS = (
 
 
 class Part:
-    """What a command is declared with, besides words and help: a decorator of its handler."""
+    """What a command is declared with: a decorator that adds itself to the handler's list `of`."""
 
     def __call__(self, handler):
-        handler.__dict__.setdefault("parts", []).insert(0, self)
+        handler.__dict__.setdefault(self.of, []).insert(0, self)
         return handler
 
 
@@ -4113,6 +4113,8 @@ class Option(Part):
     `read` turns the text into the value or raises ValueError with what is accepted; `complete` is
     the words that can be the value, or the kind of thing that it names.
     """
+
+    of = "options"
 
     def __init__(self, names, metavar, help, read=str, default=None, required=False, repeats=False,
                  complete=()):  # fmt: skip
@@ -4129,6 +4131,7 @@ class Option(Part):
 class Operand(Part):
     """A word that a command takes: `count` is 1, `+` (some), `*` (any) or `--` (after a --)."""
 
+    of = "operands"
     FORMS = {"1": "%s", "+": "%s...", "*": "[%s...]", "--": "-- %s..."}
 
     def __init__(self, name, help, count="1", complete=(), dest=None, read=str):
@@ -4142,32 +4145,26 @@ class Operand(Part):
 class Example(Part):
     """A line that somebody may type, and what for."""
 
+    of = "examples"
+
     def __init__(self, typed, meaning):
         self.typed, self.meaning = typed, meaning
 
 
-class Command:
-    """One command: its `words`, `options`, `operands`, `examples`, `handler` and help.
+def command(words, text):
+    """Declare the function below as a command: it gets `words`, `help` and `about`, and is listed.
 
     The first line of `text` is the `help` in lists of commands; where that line is no sentence it
     stands there alone, and the rest is what the command's own help is `about`.
     """
 
-    def __init__(self, words, text, handler):
-        first, _, rest = text.partition("\n")
-        self.words, self.handler = words, handler
-        self.help, self.about = first.rstrip("."), text if first.endswith(".") else rest
-        self.options = [part for part in handler.parts if isinstance(part, Option)]
-        self.operands = [part for part in handler.parts if isinstance(part, Operand)]
-        self.examples = [part for part in handler.parts if isinstance(part, Example)]
-
-
-def command(words, text):
-    """Declare the function below, with its parts, as the handler of a command."""
-
     def declare(handler):
-        path = tuple(words.split())
-        COMMANDS[path] = Command(path, text, handler)
+        first, _, rest = text.partition("\n")
+        handler.help, handler.about = first.rstrip("."), text if first.endswith(".") else rest
+        for kind in (Option, Operand):
+            handler.__dict__.setdefault(kind.of, [])
+        handler.words = tuple(words.split())
+        COMMANDS[handler.words] = handler
         return handler
 
     return declare
@@ -4230,23 +4227,22 @@ def json_for(cx, value):
 
 
 def print_data(cx, value, form):
-    """Print a value as JSON or YAML."""
+    """Print a value if `form` is json or yaml; tells whether it is."""
     if form == "json":
         cx.app.write(json_for(cx, value) + "\n")
-        return
-    try:
-        cx.app.write(yaml_dump(value))
-    except ValueError as error:
-        raise PodError("The answer cannot be written as YAML: %s" % error, "Use: -o json")
+    elif form == "yaml":
+        try:
+            cx.app.write(yaml_dump(value))
+        except ValueError as error:
+            raise PodError("The answer cannot be written as YAML: %s" % error, "Use: -o json")
+    return form in ("json", "yaml")
 
 
 def print_fixed(cx, value, *lines):
     """Print fixed lines; only an explicit -o json or yaml prints `value` in their place."""
-    if cx.options.output in ("json", "yaml"):
-        print_data(cx, value, cx.options.output)
-        return
-    for line in lines:
-        cx.app.out(line)
+    if not print_data(cx, value, cx.options.output):
+        for line in lines:
+            cx.app.out(line)
 
 
 def counted(cx, pages, aloud=True):
@@ -4300,9 +4296,7 @@ def print_rows(cx, pages, columns, wide=()):
 
 def print_object(cx, value, columns):
     """Print one object: for a reader its columns (or (label, text)), as JSON and YAML all of it."""
-    form = cx.settings.get("output")
-    if form in ("json", "yaml"):
-        print_data(cx, value, form)
+    if print_data(cx, value, cx.settings.get("output")):
         return
     shown = [labelled(column) for column in columns]
     width = max(len(label) for label, _ in shown) + 2
@@ -4849,9 +4843,9 @@ def config_get(cx, args):
         config = cx.config.require()
         value = text = config.text_at(key.path(config, active))
     if value is None:
-        setting_it = "Set it: podstack config set %s VALUE" % args.key
-        hint = setting_it if key.name in SETTABLE else "See: podstack auth list"
-        raise NotFound("%s is not set" % args.key, hint)
+        settable = key.name in SETTABLE
+        hint = "Set it: podstack config set %s VALUE" % args.key
+        raise NotFound("%s is not set" % args.key, hint if settable else "See: podstack auth list")
     print_fixed(cx, value, text if isinstance(text, str) else json_dump(text, indent=None))
 
 
@@ -5008,11 +5002,9 @@ def project_current(cx, args):
 def print_created(cx, made):
     """Print what a create made: its id alone when quiet, all of it for json and yaml."""
     form = form_of(cx)
-    if form in ("json", "yaml"):
-        print_data(cx, made, form)
-        return
-    shown = field("id")(made)
-    cx.app.out(shown if form == "ids" else "%s  %s" % (shown, field("name")(made)))
+    if not print_data(cx, made, form):
+        made_id = field("id")(made)
+        cx.app.out(made_id if form == "ids" else "%s  %s" % (made_id, field("name")(made)))
 
 
 @command("project create", "Create a project.")
@@ -5611,7 +5603,7 @@ def unknown_option(name, known):
 
 
 def find_command(words):
-    """Return (Command, operands) for the words of a line, or (None, words)."""
+    """Return (command, operands) for the words of a line, or (None, words)."""
     for length in (2, 1):
         found = COMMANDS.get(tuple(words[:length]))
         if found:
@@ -5679,15 +5671,10 @@ def help_group(group):
 
 def help_root():
     """Return the help text of the whole program."""
-    examples = (
-        Example("podstack auth login", "sign in, in the browser"),
-        Example("podstack pod create --name my-pod --image myimage:latest", "then create a pod"),
-    )
+    examples = [COMMANDS[words].examples[0] for words in (("auth", "login"), ("pod", "create"))]
     single = [(words[0], found.help) for words, found in COMMANDS.items() if len(words) == 1]
-    tables = [
-        ("commands", list(GROUPS) + single),
-        ("options, before or after the command", with_help(GLOBAL_OPTIONS)),
-    ]
+    options = ("options, before or after the command", with_help(GLOBAL_OPTIONS))
+    tables = [("commands", list(GROUPS) + single), options]
     about = "Sign in to the Podstack GPU cloud and work there."
     end = "topics: podstack help " + "|".join(TOPICS)
     return help_page("[options] COMMAND [options]", about, examples, tables, end)
@@ -5831,7 +5818,7 @@ def read_operands(operands, words, tail):
 
 
 def read_line(line):
-    """Return (Command, Options) for a Line; raises UsageError."""
+    """Return (command, Options) for a Line; raises UsageError."""
     found, words = find_command(line.words)
     if found is None:
         for name, _ in line.options:  # a slip there leaves its value among the command words
@@ -5875,7 +5862,7 @@ def dispatch(argv, app):
         found, options = read_line(line)
         cx = Context(app, options)
         prepare(cx)
-        return found.handler(cx, options) or 0
+        return found(cx, options) or 0
     except UsageError as error:
         if not error.hint:
             found, _ = find_command(line.words)

@@ -275,7 +275,8 @@ def test_a_traceback_follows_the_message_and_holds_no_secret(cli, monkeypatch):
         broken()
 
     found = podstack.COMMANDS[("auth", "whoami")]
-    monkeypatch.setattr(found, "handler", handler)
+    handler.__dict__.update(found.__dict__)
+    monkeypatch.setitem(podstack.COMMANDS, found.words, handler)
     result = cli("auth", "whoami", "--debug", env=env, code=1)
     assert "Error: This is a bug in podstack" in result.err
     assert "Traceback (most recent call last):" in result.err
