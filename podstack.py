@@ -268,13 +268,6 @@ def is_digits(text):
     return bool(text) and not text.strip("0123456789")
 
 
-def days_from_civil(year, month, day):
-    """Return the days from 1970-01-01 to a Gregorian date."""
-    years = year - (month < 3)
-    day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
-    return years * 365 + years // 4 - years // 100 + years // 400 + day_of_year - 719468
-
-
 def parse_time(text):
     """Return the Unix seconds of an RFC 3339 time (or a date, as midnight UTC), else None."""
     # By hand: datetime and strptime cost more than the start-up budget.
@@ -291,8 +284,11 @@ def parse_time(text):
     year, month, day, hour, minute, second, east, more = [int(part) for part in parts]
     if not (1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 61):
         return None
-    zone = (east * 3600 + more * 60) * (-1 if clock[-6] == "-" else 1)
-    seconds = days_from_civil(year, month, day) * 86400 + hour * 3600 + minute * 60 + second
+    years = year - (month < 3)  # that begin in March, with the leap day at their end
+    days = years * 365 + years // 4 - years // 100 + years // 400 - 719468
+    days += (153 * ((month + 9) % 12) + 2) // 5 + day - 1
+    zone = (east * 60 + more) * (-60 if clock[-6] == "-" else 60)
+    seconds = days * 86400 + hour * 3600 + minute * 60 + second
     return seconds - zone + float("0.%s" % (fraction or 0))
 
 
@@ -1226,20 +1222,19 @@ class App:
     def hand_over(self, argv, typed=True, timeout=None):
         """Run a program on our own streams and return its exit code (128 + signal when killed).
 
-        It reads our stdin if `typed` is true.
-
-        Ctrl-C and a request to end (on Windows told by the console) are its to answer, not ours.
+        Ctrl-C and a request to end (on Windows told by the console) are its to answer, not ours;
+        so is our stdin where `typed` is true.
         """
         import signal
         import subprocess
 
         self.flush()
-        running, caught = [], []
+        process, caught = None, []
 
         def pass_on(number, _):
             caught.append(number)
-            if running and running[0].poll() is None and not self.is_windows:
-                running[0].send_signal(caught[0])
+            if process and process.poll() is None and not self.is_windows:
+                process.send_signal(caught[0])
                 # And each second until it ends: OpenSSH's client loses one that comes between its
                 # last look and its poll(); newer ones have ppoll() there.
                 signal.setitimer(signal.ITIMER_REAL, 1)
@@ -1254,7 +1249,6 @@ class App:
         try:
             stdin = None if typed else subprocess.DEVNULL
             process = subprocess.Popen(argv, stdin=stdin, env=self.child_environ())
-            running.append(process)
             if caught:  # before there was a process to pass it on to
                 pass_on(caught[0], None)
             try:
@@ -1391,15 +1385,6 @@ def os_error(verb, path, error):
     return ConfigError("Cannot %s %s: %s" % (verb, path, error.strerror or error), hint)
 
 
-def check_readable(path, facts):
-    """Raise ConfigError unless these are the facts of a plain file that is ours to use."""
-    if not stat.S_ISREG(facts.st_mode):
-        raise ConfigError("Cannot read %s: it is not a regular file" % path)
-    if hasattr(os, "geteuid") and os.geteuid() not in (0, facts.st_uid):
-        problem = "Cannot use %s: it belongs to another user (uid %d)" % (path, facts.st_uid)
-        raise ConfigError(problem, "Set PODSTACK_CONFIG to a file of your own")
-
-
 def refuse_planted_link(path):
     """As root, follow no link that others may set: it leads to any file; raises ConfigError."""
     while is_root() and path != os.path.dirname(path):
@@ -1416,7 +1401,12 @@ def read_file(path):
         descriptor = os.open(path, flags)
         try:
             facts = os.fstat(descriptor)
-            check_readable(path, facts)
+            if not stat.S_ISREG(facts.st_mode):
+                raise ConfigError("Cannot read %s: it is not a regular file" % path)
+            if hasattr(os, "geteuid") and os.geteuid() not in (0, facts.st_uid):
+                problem = "it belongs to another user (uid %d)" % facts.st_uid
+                hint = "Set PODSTACK_CONFIG to a file of your own"
+                raise ConfigError("Cannot use %s: %s" % (path, problem), hint)
             with open(descriptor, "rb", closefd=False) as stream:
                 data = stream.read(MAX_CONFIG_BYTES + 1)
         finally:
@@ -1479,22 +1469,18 @@ def fill_temporary(temporary, real, data):
 
 def replace_file(app, temporary, real):
     """Rename over the old file; on Windows another process may have it open for a moment."""
-    for left in reversed(range(10 if app.is_windows else 1)):
+    for _ in range(9 if app.is_windows else 0):
         try:
             return os.replace(temporary, real)
         except PermissionError:
-            if not left:
-                raise
             app.sleep(0.05)
-
-
-def sync_directory(app, directory):
+    os.replace(temporary, real)
     try:
-        descriptor = os.open(directory, os.O_RDONLY)
+        descriptor = os.open(os.path.dirname(real), os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
     except OSError as error:  # always so on Windows
-        app.debug("cannot sync %s: %s" % (directory, error))
+        app.debug("cannot sync %s: %s" % (os.path.dirname(real), error))
 
 
 def write_file(app, path, text, keep=True):
@@ -1514,7 +1500,6 @@ def write_file(app, path, text, keep=True):
             fill_temporary(temporary, real, data)
             if keep:
                 replace_file(app, temporary, real)
-                sync_directory(app, directory)
         finally:
             if os.path.lexists(temporary):
                 os.unlink(temporary)
