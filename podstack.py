@@ -2744,6 +2744,22 @@ def failure_of(error, seconds):
     return TransportFailure(reason, final=True, hint=CA_HINT if refused else None)
 
 
+def check_service(answer):
+    """Raise Unreachable where the service is failing or limits the rate; returns the answer."""
+    if answer.status == 429:
+        wait = retry_after(answer, time.time())
+        when = "in %d s" % (wait + 0.999) if wait is not None else "later"
+        error = Unreachable("Rate limited; try again " + when, hint="")
+        error.sent = False
+        raise error
+    if answer.status // 100 == 5:
+        known = answer.headers.get("x-request-id")
+        shown = ", request id %s" % known if known else ""
+        message = "Podstack is having trouble (HTTP %d%s)" % (answer.status, shown)
+        raise Unreachable(message, "Try again in a few minutes")
+    return answer
+
+
 class Http:
     """A client for one command: shared TLS contexts, kept-alive connections, one timeout."""
 
@@ -2751,8 +2767,6 @@ class Http:
         self.app, self.timeout, self.ca_bundle = app, timeout, ca_bundle
         self.context = None  # the one that has verified a server
         self.idle = {}
-
-    # -- the connection
 
     def connect(self, url, deadline):
         """Return a connected (and for https verified) socket; raises OSError."""
@@ -2797,15 +2811,12 @@ class Http:
         except ValueError as error:
             reason = "%s is not the address of a proxy: %s" % (variable, error)
             raise TransportFailure(reason, final=True)
-        return host, port, user and self.proxy_password(user), variable
-
-    def proxy_password(self, user):
-        """Return `USER:PASSWORD` of a proxy's address as HTTP's basic authorization has it."""
         import base64
         from urllib.parse import unquote, unquote_to_bytes
 
         self.app.guard(unquote(user.partition(":")[2]))
-        return self.app.guard(base64.b64encode(unquote_to_bytes(user)).decode("ascii"))
+        pair = base64.b64encode(unquote_to_bytes(user)).decode("ascii")  # USER:PASSWORD
+        return host, port, self.app.guard(pair), variable
 
     def tunnel(self, proxy, url, deadline):
         """Return a connection to a host, through the proxy's tunnel if any (RFC 9110 §9.3.6)."""
@@ -2832,11 +2843,9 @@ class Http:
             failure.hint = "The proxy is from %s; NO_PROXY names what goes without" % variable
             raise failure
 
-    # -- the request
-
     def request(self, method, url, headers=(), body=None, redirects=0, retries=RETRIES,
                 seconds=None, silence=None):  # fmt: skip
-        """Return the Answer to one request, whatever its status; raises Unreachable.
+        """Return the Answer to one request, if it is the service's own; raises Unreachable.
 
         `redirects` is how many to follow, for GET within one origin. With `silence` a good answer
         comes with its body still to be read, without limits but so many seconds between two bytes.
@@ -2865,7 +2874,7 @@ class Http:
             turn += 1
         if failure:
             raise unreachable(url, failure)
-        return answer
+        return check_service(answer)
 
     def attempt(self, method, url, headers, body, deadline, silence):
         """Try once; raises OSError."""
@@ -2934,22 +2943,6 @@ class Http:
             link.sock.close()
 
 
-def check_service(answer):
-    """Raise Unreachable where the service is failing or limits the rate; returns the answer."""
-    if answer.status == 429:
-        wait = retry_after(answer, time.time())
-        when = "in %d s" % (wait + 0.999) if wait is not None else "later"
-        error = Unreachable("Rate limited; try again " + when, hint="")
-        error.sent = False
-        raise error
-    if answer.status >= 500:
-        known = answer.headers.get("x-request-id")
-        shown = ", request id %s" % known if known else ""
-        message = "Podstack is having trouble (HTTP %d%s)" % (answer.status, shown)
-        raise Unreachable(message, "Try again in a few minutes")
-    return answer
-
-
 # == login: from nothing to a token, and from an old token to a new one ======================
 # OAuth 2.0 for a public client: discovery (RFC 9728, 8414), code with PKCE on a loopback redirect
 # (RFC 8252, 7636), device login (RFC 8628), refresh with rotation, revocation (RFC 7009). It must
@@ -2994,9 +2987,8 @@ def read_oauth_answer(answer):
     body = answer.json()
     if answer.status == 200 and isinstance(body, dict) and "error" not in body:
         return body
-    if isinstance(body, dict) and isinstance(body.get("error"), str) and answer.status < 500:
+    if isinstance(body, dict) and isinstance(body.get("error"), str):
         raise OAuthError(body["error"], body.get("error_description"))
-    check_service(answer)
     status = "HTTP %d" % answer.status
     raise Unreachable("The authorization server's answer is not understood (%s)" % status)
 
@@ -3014,9 +3006,8 @@ class AuthServer:
             raise PodError("The authorization server does not support PKCE S256")
         self.endpoints = {}
         for name in ("authorization", "token", "device_authorization", "revocation"):
-            address = metadata.get(name + "_endpoint")
+            address, what = metadata.get(name + "_endpoint"), name.replace("_", " ") + " endpoint"
             if address is not None:
-                what = name.replace("_", " ") + " endpoint"
                 self.endpoints[name] = safe_url(address, what, loopback)
         self.endpoint("token")  # without it every way in would end in nothing
 
@@ -3057,9 +3048,6 @@ class AuthServer:
         return answer
 
 
-# -- discovery
-
-
 def well_known(url, name):
     """Return the well-known address between host and path (RFC 8414 §3.1, RFC 9728 §3.1)."""
     return parse_url("%s/.well-known/%s%s" % (url.origin, name, url.path.rstrip("/")))
@@ -3067,7 +3055,7 @@ def well_known(url, name):
 
 def fetch_document(http, url, limits):
     """Return the JSON object at `url`, or None where none is published; raises Unreachable."""
-    answer = check_service(http.request("GET", url, **dict(limits)))
+    answer = http.request("GET", url, **dict(limits))
     document = answer.json() if answer.status == 200 else None
     return document if isinstance(document, dict) else None
 
@@ -3121,9 +3109,6 @@ def login_from_grant(app, grant, server, endpoint, earlier=None):
     return login
 
 
-# -- the way in
-
-
 def surroundings(app, exists=os.path.exists):
     """Return the names of what is so here and decides how to sign in."""
     named = app.env("container") or app.env("KUBERNETES_SERVICE_HOST")
@@ -3163,7 +3148,7 @@ def choose_way(options, server, place):
     return "device" if has_device else "url"
 
 
-# -- the loopback receiver
+# -- in a browser
 
 
 def callback_handler(login):
@@ -3380,7 +3365,7 @@ def sign_in_by_browser(app, server, options, launch, complete):
         login.close()
 
 
-# -- device login
+# -- on another device
 
 
 def poll_device(app, server, told):
@@ -3679,7 +3664,6 @@ class Api:
             answer = self.cx.http.request(method, url, headers, content, **options)
             if answer.status != 401 or turn == 2 or not self.renewed(token):
                 break
-        check_service(answer)
         if answer.status >= 400:
             raise refusal(answer, what, self.credential, self.cx.app.now())
         return answer
@@ -3696,8 +3680,6 @@ class Api:
             if error.sent:
                 error.details.append("It may have been created: check podstack %s list" % name)
             raise
-
-    # -- lists
 
     def pages(self, name, path, query=(), limit=None):
         """Yield a list's rows page by page, in order, at most `limit` in all."""
@@ -3726,15 +3708,11 @@ class Api:
         for rows in self.pages(name, path, query):
             yield from rows
 
-    # -- account
-
     def whoami(self):
         return self.object("user", "GET", "/auth/whoami")
 
     def token(self):
         return self.object("token", "GET", "/auth/token")
-
-    # -- projects
 
     def find_project(self, word):
         """Return the project with this id or name; raises NotFound."""
@@ -3742,8 +3720,6 @@ class Api:
             if word in (project.get("id"), project.get("name")):
                 return project
         raise NotFound("Project '%s' not found" % word, "See: podstack project list")
-
-    # -- pods
 
     def pod_by_name(self, name):
         """Return the one pod with exactly this name; raises PodError for none and for several."""
@@ -4672,7 +4648,7 @@ def check_endpoint(cx):
     try:
         proxy = cx.http.proxy_for(url)
         document = well_known(url, "oauth-protected-resource")
-        answer = check_service(cx.http.request("GET", document, retries=0))
+        answer = cx.http.request("GET", document, retries=0)
     except TransportFailure as error:
         raise PodError(error.reason, "Correct HTTPS_PROXY")
     except Unreachable as error:
@@ -5482,7 +5458,7 @@ def read_receipt(app):
 def fetch_installer(cx, origin):
     """Return (version, text) of install.sh from its origin, whole; raises PodError."""
     url = safe_url(origin + "/cli", "installer's address", loopback=True)
-    answer = check_service(cx.http.request("GET", url, redirects=5))
+    answer = cx.http.request("GET", url, redirects=5)
     versions = [line[8:] for line in answer.text.splitlines() if line.startswith("VERSION=")]
     if answer.status != 200 or not versions or not answer.text.endswith('\n{ main "$@"; }\n'):
         raise PodError("%s is not podstack's installer (HTTP %d)" % (url, answer.status))

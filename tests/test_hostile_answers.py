@@ -104,7 +104,7 @@ TOKEN_ANSWERS = {
             "The authorization server's answer is not understood (HTTP 304)"),
     "500": (reply(500, "<h1>Oops</h1>"), 7, "Podstack is having trouble (HTTP 500)"),
     "503 with a grant": (reply(503, GOOD), 7, "Podstack is having trouble (HTTP 503)"),
-    "999": (reply(999, GOOD), 7, "Podstack is having trouble (HTTP 999)"),
+    "999": (reply(999, GOOD), 7, "The authorization server's answer is not understood (HTTP 999)"),
     "no status": (b"HTTP/1.1 OK\r\n\r\n", 7, NOT_HTTP),
     "status of two digits": (b"HTTP/1.1 20 OK\r\n\r\n", 7, NOT_HTTP),
     "status of four digits": (b"HTTP/1.1 2000 OK\r\n\r\n", 7, NOT_HTTP),
