@@ -287,9 +287,16 @@ def wait_for(path, timeout=20):
 TIMED_OUT = "Error: Nobody signed in within 0.1 s"
 
 
-@pytest.mark.parametrize("browser", [None, "lynx", "w3m -T text/html", "/gone/firefox", "'"])
+TEXT_BROWSERS = [
+    "lynx", "w3m", "links", "elinks", "links2", "www-browser", "sensible-browser",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "browser", [None, "w3m -T text/html", "/gone/firefox", "'"] + TEXT_BROWSERS
+)
 def test_a_text_browser_is_never_started(api, cli, recorded, browser):
-    env = recorded("lynx", "w3m", "links", "elinks", "links2", "www-browser", "xdg-open")
+    env = recorded("xdg-open", *TEXT_BROWSERS)
     env.update(BROWSER=browser, PATH=env["PATH"].partition(":")[0])
     argv = ["auth", "login", "--timeout", "0.1"] + (["--browser"] if browser is None else [])
     done = cli(*argv, env=env, code=4)
