@@ -4381,19 +4381,17 @@ def auth_login(cx, args):
     settings.creates = True
     profile = settings.profile()
     storage = chosen_storage(settings, args)
-    endpoint = settings.get("endpoint")
-    client_id = settings.get("client_id")
+    endpoint, client_id = settings.get("endpoint"), settings.get("client_id")
     server = discover(cx.http, endpoint, client_id) if args.token is None else None
     way = choose_way(args, server, surroundings(app))
     if way == "prompt":
         app.complain("This server has no browser login.")
         app.complain("Make an API token in the dashboard: %s" % DASHBOARD_TOKENS)
-    if way in ("token", "prompt"):
-        login = Credential(token=read_token(app, args.token), endpoint=endpoint)
-        if storage == "keyring":
-            prove_keychain(settings, profile.name)
-        return finish_login(cx, profile, storage, login)
+    token = read_token(app, args.token) if way in ("token", "prompt") else None
     prove_storage(settings, profile.name, storage)
+    if token:
+        login = Credential(token=token, endpoint=endpoint)
+        return finish_login(cx, profile, storage, login)
 
     def complete(grant):
         login = login_from_grant(app, grant, server, endpoint)
