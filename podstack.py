@@ -4232,15 +4232,12 @@ def print_streamed(cx, pages, form):
 
 
 def labelled(column):
-    """Return (label, what shows it) of a column; a label alone means the field of that name."""
+    """Return (label, function from a row to its text); a label alone means that field."""
     return (column, field(column.lower())) if isinstance(column, str) else column
 
 
 def print_rows(cx, pages, columns, wide=()):
-    """Print a list that arrives page by page: a table, ids alone, or JSON or YAML as it comes.
-
-    A column is (label, function from a row to its text), or a label (see labelled).
-    """
+    """Print a list that arrives page by page: a table, ids alone, or JSON or YAML as it comes."""
     form = form_of(cx)
     if form == "ids":
         for row in counted(cx, pages):
@@ -4528,13 +4525,6 @@ def auth_revoke(cx, args):
     cx.app.say("Sign in again: podstack auth login")
 
 
-def revoke_stored(cx, profile):
-    """End a profile's stored login at the endpoint that it belongs to."""
-    login = load_login(cx.settings, profile)
-    if login:
-        revoke_credential(cx, login, token_endpoint(profile))
-
-
 @command("auth logout", "Remove the stored login from the config file and the keychain.")
 @flag("--all", "of every profile")
 @flag("--revoke", "end it at the server first")
@@ -4546,8 +4536,9 @@ def auth_logout(cx, args):
     failed = []
     for profile in map(config.profile, names):
         try:
-            if args.revoke:
-                revoke_stored(cx, profile)
+            login = load_login(cx.settings, profile) if args.revoke else None
+            if login:
+                revoke_credential(cx, login, token_endpoint(profile))
             gone = forget_login(cx.settings, profile.name)
             told = "Logged out of profile '%s'" if gone else "Profile '%s' was not signed in"
             app.say(told % profile.name)
@@ -4998,10 +4989,7 @@ def read_environment(app, pairs, path):
 
 
 def wait_for_state(cx, pod, target, timeout):
-    """Return the pod once it is `target` (`gone` for deleted); raises PodError on failure.
-
-    A service that does not answer is asked again, too, until the time is up.
-    """
+    """Return the pod once it is `target` (`gone` for deleted); raises PodError when time is up."""
     name = pod.get("name") or pod.get("id")
     deadline, pause = time.monotonic() + timeout, 0.5
     while True:
@@ -5114,10 +5102,7 @@ def pod_get(cx, args):
 
 
 def change_pods(cx, args, act, words, target):
-    """Do `act(name)` for each pod, then wait for all of them; `words` say so before and after.
-
-    Failures are told at once; that of the only pod is raised, and a bad token always is.
-    """
+    """Do `act(name)` for each pod, then wait for all of them; `words` say so before and after."""
     failures = []
 
     def each(step, things):
@@ -5126,7 +5111,7 @@ def change_pods(cx, args, act, words, target):
                 yield step(thing)
             except PodError as error:
                 if len(args.name) == 1 or isinstance(error, AuthError):
-                    raise
+                    raise  # the only pod's failure is the answer, a bad token is that of all
                 cx.app.complain(error.message, label="Error: ")
                 failures.append(error)
 
@@ -5923,15 +5908,6 @@ def split_typed(typed):
     return before, start, ""
 
 
-def operand_candidates(cx, found, operands):
-    """Return the candidates for the word that follows a command's `operands`."""
-    if found.words == ("help",):
-        return next_words(operands) + ([] if operands else list(TOPICS))
-    repeated = [operand for operand in found.operands[-1:] if operand.count in "+*"]
-    wanted = found.operands[len(operands) :] or repeated
-    return candidates_for(cx, wanted[0].complete) if wanted else []
-
-
 def complete_words(app, typed):
     """Return the candidates for the last of the words typed after `podstack`."""
     before, start, lead = split_typed(typed)
@@ -5948,8 +5924,12 @@ def complete_words(app, typed):
         options = candidates_for(cx, wanted.complete)
     elif start.startswith("-"):
         options = named
+    elif found is None or found.words == ("help",):
+        options = next_words(operands) + (list(TOPICS) if found and not operands else [])
     else:
-        options = operand_candidates(cx, found, operands) if found else next_words(line.words)
+        repeated = [operand for operand in found.operands[-1:] if operand.count in "+*"]
+        left = found.operands[len(operands) :] or repeated
+        options = candidates_for(cx, left[0].complete) if left else []
     return sorted({lead + word for word in options if word.startswith(start)})
 
 
