@@ -393,16 +393,12 @@ class Url:
 
     def __init__(self, scheme, host, port, path, query):
         self.scheme, self.host, self.port, self.path, self.query = scheme, host, port, path, query
-
-    @property
-    def origin(self):
-        shown = "[%s]" % self.host if ":" in self.host else self.host
-        port = "" if self.port == USUAL_PORTS[self.scheme] else ":%d" % self.port
-        return "%s://%s%s" % (self.scheme, shown, port)
-
-    @property
-    def target(self):
-        return (self.path or "/") + ("?" + self.query if self.query else "")
+        shown = "[%s]" % host if ":" in host else host
+        self.origin = "%s://%s" % (scheme, shown)
+        if port != USUAL_PORTS[scheme]:
+            self.origin += ":%d" % port
+        asked = "?" + query if query else ""
+        self.target, self.text = (path or "/") + asked, self.origin + path + asked
 
     @property
     def is_loopback(self):
@@ -413,7 +409,7 @@ class Url:
         return self.host in ("localhost", "::1")
 
     def __str__(self):
-        return self.origin + self.path + ("?" + self.query if self.query else "")
+        return self.text
 
 
 def split_authority(authority, default_port):
@@ -1592,20 +1588,17 @@ class FileLock:
             except (BlockingIOError, PermissionError):
                 waited = self.app.now() - started
             if waited >= self.seconds:
-                problem = "Another podstack holds %s (process %s)" % (self.path, self.holder())
+                try:
+                    pid = os.read(self.descriptor, 20).decode("ascii", "replace").strip()
+                except OSError:  # Windows: nobody reads what is locked
+                    pid = ""
+                holder = pid if is_digits(pid) else "unknown"
+                problem = "Another podstack holds %s (process %s)" % (self.path, holder)
                 hint = "Wait until it has ended, or end it, then try again"
                 raise PodError(problem, hint, code=7)
             if waited > 2 and self.app.is_terminal(self.app.stderr):
                 self.app.status("Waiting for another podstack to end ...")
             self.app.sleep(0.05)
-
-    def holder(self):
-        """Return the process id that stands in the lock file."""
-        try:
-            pid = os.read(self.descriptor, 20).decode("ascii", "replace").strip()
-        except OSError:  # Windows: nobody reads what is locked
-            pid = ""
-        return pid if is_digits(pid) else "unknown"
 
 
 class HeldInterrupts:
@@ -1812,11 +1805,7 @@ class Setting:
                  read=read_text):  # fmt: skip
         self.name, self.option, self.env, self.field = name, option, env, field
         self.general, self.default, self.read = general, default, read
-
-    @property
-    def key(self):
-        """The dotted key that stands for it in `config get` and `config set`."""
-        return ".".join(self.general or PROFILE_FIELDS[self.field])
+        self.key = ".".join(general or PROFILE_FIELDS[field])  # for `config get` and `config set`
 
 
 OUTPUTS = ("table", "wide", "json", "yaml")
