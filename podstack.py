@@ -712,14 +712,6 @@ class _YamlReader:
 
     # -- blocks
 
-    def read_inline(self, parent, path):
-        """Read the value that stands on this line, and check that the line ends with it."""
-        if self.line[self.at] == "|":
-            return self.read_literal(parent)
-        value = self.read_value(path)
-        self.require_line_end()
-        return value
-
     def read_below(self, parent, path):
         """Return what a key or dash with nothing after it holds: the block below, or None."""
         self.advance()
@@ -727,44 +719,44 @@ class _YamlReader:
         is_list = self.at == parent and self.at_dash() and isinstance(path[-1], str)
         return self.read_node(parent, path) if self.at > parent or is_list else None
 
-    def read_node(self, parent, path):
-        """Return the value at the cursor, deeper than the column `parent`."""
-        indent, is_list = self.at, self.at_dash()
-        entry = None if is_list else self.read_entry(path)
-        if not is_list and not entry:
-            value = self.read_inline(parent, path)
-            self.advance()
-            return value
-        if len(path) >= _YAML_DEPTH:
-            self.fail(_YAML_TOO_DEEP, indent)
-        value = self.read_sequence(path) if is_list else self.read_mapping(indent, path, entry)
-        if self.at > indent:
-            self.fail("unexpected indentation (text over several lines needs |)")
+    def read_node(self, parent, path, mark=None):
+        """Return the value at the cursor; after a key, whose `mark` is given, it is no block."""
+        start, is_list = self.at, not mark and self.at_dash()
+        entry = None if mark or is_list else self.read_entry(path)
+        if entry or is_list:
+            return self.read_block(start, path, entry)
+        if self.line[start] == "|":
+            value = self.read_literal(parent)
+        else:
+            value = self.read_value(path)
+            self.require_line_end()
+        if mark:
+            mark.start, mark.end = start, self.at
+        self.advance()
         return value
 
-    def read_sequence(self, path):
-        indent, items = self.at, []
-        while self.at == indent and self.at_dash():
-            self.at += 1
-            read = self.read_node if self.skip_spaces() else self.read_below
-            items.append(read(indent, path + (len(items),)))
-        return items
-
-    def read_mapping(self, indent, path, entry):
-        mapping = {}
+    def read_block(self, indent, path, entry):
+        """Return the mapping whose first `entry` has been read, or without one the list."""
+        if len(path) >= _YAML_DEPTH:
+            self.fail(_YAML_TOO_DEEP, indent)
+        value = {} if entry else []
         while True:
-            below, mark = entry
+            below, mark = entry or (path + (len(value),), None)
+            if not entry:
+                self.at += 1
             if self.skip_spaces():
-                mark.start = self.at
-                mapping[below[-1]] = self.read_inline(indent, below)
-                mark.end = self.at
-                self.advance()
+                item = self.read_node(indent, below, mark)
             else:
-                mapping[below[-1]] = self.read_below(indent, below)
-            mark.last_line = self.last_row + 1
-            if self.at != indent:
-                return mapping
-            entry = self.read_entry(path) or self.fail(_YAML_NO_KEY)
+                item = self.read_below(indent, below)
+            if entry:
+                value[below[-1]], mark.last_line = item, self.last_row + 1
+            else:
+                value.append(item)
+            if self.at > indent:
+                self.fail("unexpected indentation (text over several lines needs |)")
+            if self.at < indent or not entry and not self.at_dash():
+                return value
+            entry = entry and (self.read_entry(path) or self.fail(_YAML_NO_KEY))
 
     def read_document(self):
         self.advance()
@@ -779,10 +771,7 @@ class _YamlReader:
 
 
 def yaml_parse(text):
-    """Return (value, {path: its mark}): () is the root's path; raises YamlError.
-
-    The value is made of dicts, lists, text, and None for nothing, an unquoted null or ~.
-    """
+    """Return (value of dicts, lists, text and None, {path: mark}); raises YamlError."""
     reader = _YamlReader(_split_yaml(text[text.startswith("\ufeff") :]))
     return reader.read_document(), reader.marks
 
@@ -919,7 +908,7 @@ class _YamlEdit:
 
 
 def yaml_set(text, keys, value):
-    """Return `text` with the entry at `keys` (a tuple) set; all other bytes stay.
+    """Return `text` with the entry at `keys` (a tuple) set and no other byte changed.
 
     Raises YamlError where that cannot be done, ValueError for a value that YAML cannot hold.
     """
@@ -933,10 +922,7 @@ def yaml_set(text, keys, value):
 
 
 def yaml_unset(text, keys):
-    """Return `text` without the entry at `keys` (a tuple), if it is there; raises YamlError.
-
-    A mapping that is left without entries becomes {}.
-    """
+    """Return `text` without the entry at `keys`, {} where it was the last; raises YamlError."""
     edit = _YamlEdit(text)
     if keys not in edit.marks:
         return text
@@ -1264,10 +1250,7 @@ class App:
                 signal.signal(number, old)
 
     def pipe(self, argv, feed=None, drain=None):
-        """Run a program while `feed` writes its stdin or `drain` reads its stdout.
-
-        Returns its exit code; its stderr is the word of a pod, to be shown as such.
-        """
+        """Return a program's exit code; `feed` writes its stdin or `drain` reads its stdout."""
         import subprocess
         import threading
         from contextlib import suppress
@@ -1281,7 +1264,7 @@ class App:
             env=self.child_environ(),
         )
 
-        def say_all():
+        def say_all():  # a pod's words, which may hold anything
             for line in iter(lambda: process.stderr.readline(4096), b""):
                 self.complain(line.decode("utf-8", "replace").rstrip("\r\n"))
 
@@ -2065,10 +2048,7 @@ class MacKeychain:
 
 
 def open_keychain(settings, name):
-    """Return a profile's item in this system's keychain; raises PodError.
-
-    Another config file's never is the item of the person's own.
-    """
+    """Return a profile's item, one for each config file, in this system's keychain."""
     app, account, path = settings.app, name, os.path.realpath(settings.path)
     if app.is_windows:
         raise keychain_error("there is none for Windows yet", "Leave out --use-keyring")
@@ -2236,11 +2216,9 @@ def check_pin(settings, profile, kept_for):
     if kept_for != endpoint:
         words = (profile.name, kept_for, endpoint)
         option = "--profile %s " % profile.name if settings.options.profile else ""
-        raise AuthError(
-            "The token of profile '%s' is for %s, not for %s" % words,
-            "Sign in there: podstack %sauth login" % option,
-            ["The address is from %s" % origin],
-        )
+        problem = "The token of profile '%s' is for %s, not for %s" % words
+        hint = "Sign in there: podstack %sauth login" % option
+        raise AuthError(problem, hint, ["The address is from %s" % origin])
 
 
 def environment_credential(settings):
