@@ -5163,16 +5163,18 @@ def since_time(text, now):
     return format_time(at)
 
 
-def whole_lines(chunks):
-    """Yield the lines of a log that comes in chunks, each list of them as it is there."""
+def shown_log(chunks):
+    """Yield a log that comes in chunks as text for a terminal, whole lines at a time."""
     rest = b""
     for chunk in chunks:
         lines = (rest + chunk).split(b"\n")
         rest = lines.pop()
         if len(rest) > MAX_LINE_BYTES:  # some programs never end a line
             lines, rest = lines + [rest], b""
-        yield lines
-    yield [rest] if rest else []
+        texts = [line.decode("utf-8", "replace").rstrip("\r") for line in lines]
+        yield "".join(printable_log(text) + "\n" for text in texts)
+    if rest:
+        yield printable_log(rest.decode("utf-8", "replace").rstrip("\r")) + "\n"
 
 
 @command("pod logs", "Show a pod's log\nShow a pod's log, as it stands or as it grows.")
@@ -5185,15 +5187,11 @@ def pod_logs(cx, args):
     app = cx.app
     query = [("tail", args.tail), ("since", since_time(args.since, app.now()))]
     query.append(("follow", "true" if args.follow else None))
-    chunks = cx.api.pod_logs(args.name, query, args.follow)
-    if not app.is_terminal(app.stdout):
-        for chunk in chunks:
-            app.write_bytes(chunk)
-            app.flush()
-        return
-    for lines in whole_lines(chunks):
-        for line in lines:
-            app.write(printable_log(line.decode("utf-8", "replace").rstrip("\r")) + "\n")
+    parts, write = cx.api.pod_logs(args.name, query, args.follow), app.write_bytes
+    if app.is_terminal(app.stdout):
+        parts, write = shown_log(parts), app.write
+    for part in parts:
+        write(part)
         app.flush()
 
 
@@ -5396,15 +5394,6 @@ def api_call(cx, args):
 # -- the program itself
 
 
-def read_receipt(app):
-    """Return what install.sh noted about this install; raises PodError where it did not do it."""
-    path = os.path.join(os.path.dirname(SOURCE), "receipt")
-    if not os.path.isfile(path):
-        hint = "Update it the way it came: git pull, or your package manager"
-        raise PodError("install.sh did not install %s" % SOURCE, hint)
-    return dict(line.partition(" ")[::2] for line in app.read_lines(path))
-
-
 def fetch_installer(cx, origin):
     """Return (version, text) of install.sh from its origin, whole; raises PodError."""
     url = safe_url(origin + "/cli", "installer's address", loopback=True)
@@ -5420,7 +5409,12 @@ def fetch_installer(cx, origin):
 @Example("podstack update", "install the newest version in place of this one")
 @Example("podstack update --check", "only tell whether there is one")
 def update(cx, args):
-    receipt = read_receipt(cx.app)
+    folder = os.path.dirname(SOURCE)
+    path = os.path.join(folder, "receipt")  # what install.sh noted about this install
+    if not os.path.isfile(path):
+        hint = "Update it the way it came: git pull, or your package manager"
+        raise PodError("install.sh did not install %s" % SOURCE, hint)
+    receipt = dict(line.partition(" ")[::2] for line in cx.app.read_lines(path))
     origin = cx.app.env("PODSTACK_INSTALL_URL") or receipt.get("origin", INSTALL_URL)
     origin = origin.rstrip("/")
     version, script = fetch_installer(cx, origin)
@@ -5428,7 +5422,6 @@ def update(cx, args):
         news = "is the newest" if version == VERSION else "can be updated to " + version
         cx.app.out("podstack %s %s" % (VERSION, news))
         return
-    folder = os.path.dirname(SOURCE)
     if os.stat(folder).st_uid != os.geteuid() or not os.access(folder, os.W_OK):
         hint = "Run podstack update as its owner, or renew it where it is made (an image, a disk)"
         raise PodError("%s is not yours to change" % folder, hint)
