@@ -1781,41 +1781,35 @@ def default_storage(app):
     return "keyring" if app.platform == "darwin" else "file"
 
 
+OUTPUTS = ("table", "wide", "json", "yaml")
+STORAGES = ("file", "keyring")
+
+
 class Setting:
     """Where one value may come from, in order; `read` turns its text into the value."""
 
-    def __init__(self, name, option=None, env=(), field=None, general=None, default=None,
-                 read=read_text):  # fmt: skip
-        self.name, self.option, self.env, self.field = name, option, env, field
-        self.general, self.default, self.read = general, default, read
-        self.key = ".".join(general or PROFILE_FIELDS[field])  # for `config get` and `config set`
+    def __init__(self, name, is_option, env, field, general=None, default=None, read=read_text):
+        self.name, self.env, self.field, self.default, self.read = name, env, field, default, read
+        self.option = name if is_option else None
+        self.general = tuple(general.split(".")) if general else None
+        self.key = general or ".".join(PROFILE_FIELDS[field])  # of `config get` and `config set`
 
 
-OUTPUTS = ("table", "wide", "json", "yaml")
-STORAGES = ("file", "keyring")
-SETTINGS = {
-    setting.name: setting
-    for setting in (
-        Setting("profile", "profile", ("PODSTACK_PROFILE",), None,
-                ("profile",), DEFAULT_PROFILE, read_profile_name),
-        Setting("project", "project", ("PODSTACK_PROJECT",), "project"),
-        Setting("gpu_type", "gpu_type", (), "gpu_type"),
-        Setting("endpoint", None, ("PODSTACK_API_ENDPOINT",), "api_endpoint",
-                ("api", "endpoint"), DEFAULT_ENDPOINT, read_endpoint),
-        Setting("client_id", None, ("PODSTACK_CLIENT_ID",), "client_id",
-                ("api", "client_id"), DEFAULT_CLIENT_ID),
-        Setting("storage", None, ("PODSTACK_STORAGE",), "storage", None,
-                default_storage, one_of(*STORAGES)),
-        Setting("output", "output", ("PODSTACK_OUTPUT",), None,
-                ("defaults", "output"), "table", one_of(*OUTPUTS)),
-        Setting("timeout", None, ("PODSTACK_TIMEOUT",), None,
-                ("api", "timeout"), "30", read_seconds),
-        Setting("ca_bundle", None, ("PODSTACK_CA_BUNDLE", "SSL_CERT_FILE"), None,
-                ("api", "ca_bundle")),
-        Setting("color", None, (), None, ("cli", "color"), "true", read_bool),
-        Setting("confirm", None, (), None, ("cli", "confirm"), "true", read_bool),
-    )
-}  # fmt: skip
+SETTINGS = {row[0]: Setting(*row) for row in (
+    # name, is there an option, environment, in a profile, general part, default, reader
+    ("profile", True, ["PODSTACK_PROFILE"], None, "profile", DEFAULT_PROFILE, read_profile_name),
+    ("project", True, ["PODSTACK_PROJECT"], "project"),
+    ("gpu_type", True, [], "gpu_type"),
+    ("endpoint", False, ["PODSTACK_API_ENDPOINT"], "api_endpoint", "api.endpoint",
+     DEFAULT_ENDPOINT, read_endpoint),
+    ("client_id", False, ["PODSTACK_CLIENT_ID"], "client_id", "api.client_id", DEFAULT_CLIENT_ID),
+    ("storage", False, ["PODSTACK_STORAGE"], "storage", None, default_storage, one_of(*STORAGES)),
+    ("output", True, ["PODSTACK_OUTPUT"], None, "defaults.output", "table", one_of(*OUTPUTS)),
+    ("timeout", False, ["PODSTACK_TIMEOUT"], None, "api.timeout", "30", read_seconds),
+    ("ca_bundle", False, ["PODSTACK_CA_BUNDLE", "SSL_CERT_FILE"], None, "api.ca_bundle"),
+    ("color", False, [], None, "cli.color", "true", read_bool),
+    ("confirm", False, [], None, "cli.confirm", "true", read_bool),
+)}  # fmt: skip
 
 
 class Settings:
@@ -2089,14 +2083,14 @@ def unpack_payload(payload):
         packed = base64.b64decode(payload[4:].encode("ascii"), b"-_", validate=True)
         reader = zlib.decompressobj()
         kept = json.loads(reader.decompress(packed, MAX_CONFIG_BYTES).decode("utf-8"))
-        secrets = {field: kept[field] for field in SECRET_FIELDS if is_token(kept.get(field))}
-        is_whole = reader.eof and not reader.unused_data and "token" in secrets
+        kept = {field: kept.get(field) for field in SECRET_FIELDS}
+        is_whole = reader.eof and not reader.unused_data and is_token(kept["token"])
     except (ValueError, AttributeError, zlib.error, RecursionError):
         is_whole = False
     if not is_whole or not payload.startswith("ps1."):
         advice = "Sign in again: podstack auth login"
         raise keychain_error("its item for this profile is not one of ours", advice)
-    return secrets
+    return {field: text if is_token(text) else None for field, text in kept.items()}
 
 
 class Credential:
