@@ -108,6 +108,8 @@ CHANGED = ["auth token-info", "wallet balance", "pod get p", "gpu list", "auth l
 
 @pytest.mark.parametrize("words", CHANGED)
 def test_other_answers_follow_the_settings(cli, signed_in, config, words):
+    now = signed_in.clock.now()
+    signed_in.clock.now = lambda: now  # an answer tells the token's last use
     signed_in.add_pods(1, name="p")
     plain = cli(*words.split()).out
     assert not plain.startswith(("{", "["))
