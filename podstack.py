@@ -4421,16 +4421,13 @@ CREATED = ("Created", date_of("created_at"))
 def auth_token_info(cx, args):
     token, credential = cx.api.token(), cx.api.credential
     prefix = token.get("prefix")
-    columns = (
-        "Type",
-        "Name",
-        ("Token", "%s****" % prefix if prefix else mask(credential.token)),
-        ("Scopes", ", ".join(text for _, text in flat_fields(token.get("scopes"))) or "-"),
-        CREATED,
-        ("Last used", format_date(token.get("last_used_at"), "never")),
-        ("Expires", expiry_words(token.get("expires_at"), cx.app.now())),
-        ("Source", credential.origin.replace("Token from ", "")),
-    )
+    masked_token = ("Token", "%s****" % prefix if prefix else mask(credential.token))
+    names = [text for _, text in flat_fields(token.get("scopes"))]
+    scopes = ("Scopes", ", ".join(names) or "-")
+    used = ("Last used", format_date(token.get("last_used_at"), "never"))
+    expires = ("Expires", expiry_words(token.get("expires_at"), cx.app.now()))
+    source = ("Source", credential.origin.replace("Token from ", ""))
+    columns = ("Type", "Name", masked_token, scopes, CREATED, used, expires, source)
     print_object(cx, dict(token, token_source=credential.kind), columns)
 
 
@@ -4523,17 +4520,12 @@ def auth_list(cx, args):
     config, rows = cx.config.require(), []
     for profile in map(config.profile, config.profile_names()):
         kept = "keyring" if profile.in_keychain else "file" if profile.get("token") else None
-        rows.append(
-            {
-                "name": profile.name,
-                "active": profile.name == cx.settings.get("profile"),
-                "email": profile.get("email"),
-                "project": profile.get("project"),
-                "endpoint": token_endpoint(profile),
-                "storage": "command" if profile.get("token_command") else kept,
-                "expires_at": profile.get("expires"),
-            }
-        )
+        storage = "command" if profile.get("token_command") else kept
+        row = {"name": profile.name, "active": profile.name == cx.settings.get("profile")}
+        row.update(email=profile.get("email"), project=profile.get("project"))
+        row.update(endpoint=token_endpoint(profile), storage=storage)
+        row.update(expires_at=profile.get("expires"))
+        rows.append(row)
     active = ("Active", lambda row: "*" if row["active"] else "")
     expires = ("Expires", date_of("expires_at"))
     print_rows(cx, [rows], ("Name", active, "Email", "Project", "Endpoint", "Storage", expires))
@@ -5217,9 +5209,7 @@ def pod_ssh(cx, args):
     return cx.app.hand_over(ssh_to(cx, args.name))
 
 
-@command(
-    "pod exec", "Run a command in a pod\nEach word arrives as typed; the exit code comes back."
-)
+@command("pod exec", "Run a command in a pod\nWords arrive as typed; the exit code comes back.")
 @POD
 @Operand("CMD", "the command and its words, after --", "--")
 @flag("-i --stdin", "pass stdin on")
@@ -5308,25 +5298,19 @@ def cents(name):
 @command("wallet balance", "Show the balance\nShow the wallet's balance.")
 @Example("podstack wallet balance", "and what is still to be charged")
 def wallet_balance(cx, args):
-    columns = (
-        ("Balance", cents("balance_cents")),
-        ("Pending charges", cents("pending_charges_cents")),
-        ("Updated", date_of("last_updated")),
-    )
+    balance = ("Balance", cents("balance_cents"))
+    pending = ("Pending charges", cents("pending_charges_cents"))
+    columns = (balance, pending, ("Updated", date_of("last_updated")))
     print_object(cx, cx.api.object("wallet", "GET", "/billing/wallet"), columns)
 
 
 @command("gpu list", "List the GPU types\nList the GPU types with price and availability.")
 @Example("podstack gpu list", "memory, price, how many are free")
 def gpu_list(cx, args):
-    columns = (
-        "Type",
-        "Name",
-        ("Memory", size_of("memory_gb", "GB")),
-        ("Per hour", cents("price_per_hour_cents")),
-        ("Free", lambda row: "%s/%s" % (row.get("available", "-"), row.get("total", "-"))),
-    )
-    print_rows(cx, cx.api.pages("gpus", "/gpus"), columns)
+    memory = ("Memory", size_of("memory_gb", "GB"))
+    price = ("Per hour", cents("price_per_hour_cents"))
+    free = ("Free", lambda row: "%s/%s" % (row.get("available", "-"), row.get("total", "-")))
+    print_rows(cx, cx.api.pages("gpus", "/gpus"), ("Type", "Name", memory, price, free))
 
 
 def read_method(text):
@@ -5351,9 +5335,7 @@ def read_api_path(text):
     return path, parse_qsl(query, keep_blank_values=True)
 
 
-@command(
-    "api", "Call the API directly\nMake any call with the effective token; the answer is JSON."
-)
+@command("api", "Call the API directly\nMake any call with the token in effect; JSON comes back.")
 @Operand("PATH", "a path such as /pods", read=read_api_path)
 @Option("-X --method", "METHOD", "GET, or POST with -f or --input", read_method)
 @repeated("-f --field", "K=V", "a field of the JSON body, or of a GET's query (repeat)", read_pair)

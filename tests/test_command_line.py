@@ -347,7 +347,7 @@ def test_a_page_of_help_as_a_whole():
     assert page("pod exec") == (
         "usage: podstack pod exec [options] NAME -- CMD...\n"
         "\n"
-        "Each word arrives as typed; the exit code comes back.\n"
+        "Words arrive as typed; the exit code comes back.\n"
         "\n"
         "examples:\n"
         "  podstack pod exec ci-pod -- nvidia-smi\n"
