@@ -2406,14 +2406,11 @@ def require(sound):
 
 
 class Link(io.RawIOBase):
-    """A connection, and the messages read from it (RFC 9112); one that bends the rules ends it.
-
-    Its reads and writes all end by `deadline`, however slowly bytes drip in; where `silence` is
-    set, that limits each single wait instead.
-    """
+    """A connection, and the answers read from it (RFC 9112); one that bends the rules ends it."""
 
     def __init__(self, sock, deadline):
-        self.sock, self.deadline, self.silence = sock, deadline, None
+        self.sock, self.deadline = sock, deadline  # by when all ends, however slowly bytes drip in
+        self.silence = None  # where it is set, the limit of each single wait instead
         self.allowance, self.keeps_open = MAX_ANSWER_BYTES, True
         self.reader = io.BufferedReader(self, MAX_LINE_BYTES)
 
@@ -2806,11 +2803,7 @@ class Http:
 
     def request(self, method, url, headers=(), body=None, redirects=0, retries=RETRIES,
                 seconds=None, silence=None):  # fmt: skip
-        """Return the Answer to one request, if it is the service's own; raises Unreachable.
-
-        `redirects` is how many to follow, for GET within one origin. With `silence` a good answer
-        comes with its body still to be read, without limits but so many seconds between two bytes.
-        """
+        """Return the Answer to one request; with `silence`, its only limit, streamed if good."""
         seconds, turn = seconds or self.timeout, 0
         deadline = time.monotonic() + seconds
         while True:
@@ -3870,29 +3863,27 @@ def run_copy(cx, pod, place, script, *operands, **streams):
         raise PodError("The copy has failed (exit code %d)" % code)
 
 
-def pack(app, stream, source):
-    """Write a file or a tree as a tar stream: `new`, and `end` when it is whole."""
+def copy_to_pod(cx, source, pod, path):
+    """Send a file or a tree as a tar stream: `new`, and `end` when it is whole."""
     import tarfile
 
-    try:
-        stream = Meter(app, stream)
-        with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
-            archive.add(os.path.realpath(source), "new")
-            archive.addfile(tarfile.TarInfo("end"))
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        reason = (error.filename or source, error.strerror or error)
-        raise PodError("Cannot read %s: %s" % reason)
+    def pack(stream):
+        try:
+            stream, form = Meter(cx.app, stream), tarfile.GNU_FORMAT
+            with tarfile.open(fileobj=stream, mode="w", format=form) as archive:
+                archive.add(os.path.realpath(source), "new")
+                archive.addfile(tarfile.TarInfo("end"))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            reason = (error.filename or source, error.strerror or error)
+            raise PodError("Cannot read %s: %s" % reason)
 
-
-def copy_to_pod(cx, source, pod, path):
     if not os.path.lexists(source):
         raise NotFound("%s does not exist" % source)
     if os.path.isdir(source):  # which may become `path/`, as with cp
         path = path.rstrip("/") or "/"
-    operands = (path, own_name(source), os.urandom(6).hex())
-    run_copy(cx, pod, path, RECEIVE, *operands, feed=lambda stream: pack(cx.app, stream, source))
+    run_copy(cx, pod, path, RECEIVE, path, own_name(source), os.urandom(6).hex(), feed=pack)
 
 
 def short_headers():
