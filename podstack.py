@@ -2629,10 +2629,8 @@ def retry_after(answer, now):
 
 
 def has_hashed_certificates(directory):
-    try:
-        return any(name.endswith(".0") for name in os.listdir(directory))
-    except OSError:
-        return False
+    names = os.listdir(directory) if os.path.isdir(directory) else ()
+    return any(name.endswith(".0") for name in names)
 
 
 def load_bundle(context, path):
@@ -3105,10 +3103,11 @@ def choose_way(options, server, place):
 # -- in a browser
 
 
-def callback_handler(login):
-    """Return the class that answers one connection to a BrowserLogin."""
+def callback_server(login, port):
+    """Return the TCP server for a BrowserLogin, bound to 127.0.0.1 alone (RFC 8252 §8.3)."""
     import http.server
     import socket
+    import socketserver
     from html import escape
     from secrets import token_urlsafe
 
@@ -3143,13 +3142,6 @@ def callback_handler(login):
                     break
             super().finish()
 
-    return Handler
-
-
-def callback_server(login, port):
-    """Return the TCP server for a BrowserLogin, bound to 127.0.0.1 alone (RFC 8252 §8.3)."""
-    import socketserver
-
     # TCPServer: HTTPServer.server_bind does a reverse look-up, half a minute on some Macs.
     class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         daemon_threads, request_queue_size = True, 128
@@ -3159,7 +3151,7 @@ def callback_server(login, port):
             pass
 
     try:
-        return Server(("127.0.0.1", port), callback_handler(login))
+        return Server(("127.0.0.1", port), Handler)
     except OSError as error:
         hint = "Choose another with --callback-port, or leave it out"
         raise PodError("Cannot listen on port %d: %s" % (port, error.strerror), hint)
@@ -3534,13 +3526,6 @@ def refusal(answer, what, credential, now):
     return UsageError(message, None, fields, PodError.code)
 
 
-def last_page(told, page, rows, size):
-    """Return the number of a list's last page, by its pagination object or by a full page."""
-    counts = {key: n for key, n in told.items() if type(n) is int and 0 < n < 10**9}
-    last = counts.get("pages") or -(-counts.get("total", 0) // counts.get("limit", size))
-    return last or (page + 1 if rows >= size else page)
-
-
 def read_pages(fetch):
     """Yield the rows of page 1, 2, ...; `fetch(page)` returns them and the last page's number."""
     started = time.monotonic()
@@ -3642,7 +3627,9 @@ class Api:
         def fetch(page):
             asked = list(query) + [("page", page), ("limit", size)]
             rows, told = unwrap_list(self.send("GET", path, asked).json(), name)
-            last = last_page(told, page, len(rows), size)
+            counts = {key: n for key, n in told.items() if type(n) is int and 0 < n < 10**9}
+            last = counts.get("pages") or -(-counts.get("total", 0) // counts.get("limit", size))
+            last = last or page + (len(rows) >= size)
             return rows, min(last, -(-limit // (len(rows) or 1))) if limit else last
 
         before, left = [], limit
@@ -3904,8 +3891,7 @@ def short_headers():
 def safe_names(path):
     """Return the names on a path in a tar stream; raises ValueError where it leads elsewhere."""
     names = [name for name in path.split("/") if name not in ("", ".")]
-    foreign = [name for name in names if os.sep in name or (os.name == "nt" and ":" in name)]
-    if ".." in names or foreign:
+    if ".." in names or (os.name == "nt" and any(mark in path for mark in "\\:")):
         raise ValueError("unsafe name: %s" % path)
     return names
 
