@@ -350,6 +350,13 @@ def test_an_authority_that_only_the_full_set_has_takes_a_second_connection(autho
         assert server.handshakes[1:] == [None, None, None]  # what served is known from then on
 
 
+def test_without_a_hashed_directory_there_is_the_full_set(system, good, cli, monkeypatch, tmp_path):
+    env = system(hashed=False, full=True)
+    monkeypatch.setattr(podstack, "HASHED_CA_DIRECTORY", str(tmp_path / "none"))
+    cli("auth", "whoami", env=dict(env, PODSTACK_API_ENDPOINT=at_localhost(good)))
+    assert len(good.connections) == 1
+
+
 def test_an_authority_that_nobody_knows_is_refused_twice(authority, system, good, cli):
     env = system(hashed=False, full=False)
     env["PODSTACK_API_ENDPOINT"] = at_localhost(good)
