@@ -545,7 +545,8 @@ def test_paths_in_the_pod(pod, home, cli, capfd):
     """They start at its home: `x`, `~/x` and `./x` are one file, `/x` is not."""
     (home / "file").write_text("x")
     for place in ("one", "~/two", "./three", "%s/four" % pod):
-        cli("pod", "cp", "file", "ci-pod:" + place)
+        done = cli("pod", "cp", "file", "ci-pod:" + place)
+        assert done.err == "Copied file to ci-pod:%s\n" % place
     assert sorted(os.listdir(str(pod))) == ["four", "one", "three", "two"]
     cli("pod", "cp", "ci-pod:~", "all")
     assert sorted(os.listdir("all")) == ["four", "one", "three", "two"]
