@@ -2415,8 +2415,7 @@ class Link(io.RawIOBase):
         self.reader = io.BufferedReader(self, MAX_LINE_BYTES)
 
     def arm(self):
-        timed = self.silence is None
-        self.sock.settimeout(seconds_left(self.deadline) if timed else self.silence)
+        self.sock.settimeout(seconds_left(self.deadline) if self.silence is None else self.silence)
 
     def send(self, data):
         while data:
@@ -3076,28 +3075,26 @@ def surroundings(app, exists=os.path.exists):
 
 def choose_way(options, server, place):
     """Return the way in: `token`, `prompt`, `device`, `browser`, or `url` (browser elsewhere)."""
-    if options.token is not None:
-        return "token"
     hint = "Use: podstack auth login --token - (or set PODSTACK_API_TOKEN)"
     no_terminal = UsageError("There is no terminal to sign in from", hint)
+    if options.token is not None:
+        return "token"
+    if server is None and "terminal" in place:
+        return "prompt"
     if server is None:
-        if "terminal" in place:
-            return "prompt"
         raise no_terminal
-    has_device = "device_authorization" in server.endpoints
-    if options.device:
-        if has_device:
-            return "device"
+    device = "device" if "device_authorization" in server.endpoints else None
+    if options.device and not device:
         raise PodError("This server has no device login", "Use: podstack auth login --no-browser")
-    if options.no_browser:
-        return "url"
+    if options.device or options.no_browser:
+        return device if options.device else "url"
     if options.browser or "browser_variable" in place:
         return "browser"
     if "terminal" not in place:
         raise no_terminal
     if "graphical" in place and place.isdisjoint(("ssh", "container")):
         return "browser"
-    return "device" if has_device else "url"
+    return device or "url"
 
 
 # -- in a browser
@@ -3491,13 +3488,9 @@ def read_error(answer):
         return error, str(body.get("error_description") or body.get("message") or error), []
     if not isinstance(error, dict):
         return None, "", []
-    details = error.get("details")
-    details = details if isinstance(details, list) else []
-    fields = [
-        "  %s: %s" % (detail.get("field", "?"), detail.get("message", "?"))
-        for detail in details
-        if isinstance(detail, dict)
-    ]
+    told = error.get("details")
+    details = [d for d in told if isinstance(d, dict)] if isinstance(told, list) else []
+    fields = ["  %s: %s" % (d.get("field", "?"), d.get("message", "?")) for d in details]
     return error.get("code"), str(error.get("message") or ""), fields[:10]
 
 
@@ -3765,10 +3758,8 @@ def ssh_to(cx, name, *options):
         raise PodError("ssh is not installed", "Install OpenSSH's client")
     pod = cx.api.pod(name)
     if not pod.get("ssh_command"):
-        raise PodError(
-            "Pod '%s' cannot be connected to: it is %s" % (name, pod.get("status")),
-            "Start it: podstack pod start %s --wait" % name,
-        )
+        state, hint = pod.get("status"), "Start it: podstack pod start %s --wait" % name
+        raise PodError("Pod '%s' cannot be connected to: it is %s" % (name, state), hint)
     host, user, port = parse_ssh_command(pod["ssh_command"])
     named = ["-o", "User=" + user] if user else []
     return [path, "-p", str(port)] + named + list(options) + ["--", host]
