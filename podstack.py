@@ -3171,14 +3171,6 @@ class BrowserLogin:
         self.redirect_uri = "http://%s/callback" % self.host
         threading.Thread(target=self.listener.serve_forever, args=(0.05,), daemon=True).start()
 
-    def close(self):
-        """Let the page in the browser tell the outcome, and listen no more."""
-        if self.answered.is_set():
-            self.ended.set()
-            self.shown.wait(5)
-        self.listener.shutdown()
-        self.listener.server_close()
-
     def address(self):
         """Return the address where the person signs in (RFC 6749 §4.1.1, RFC 7636 §4.3)."""
         import base64
@@ -3305,7 +3297,11 @@ def sign_in_by_browser(app, server, options, launch, complete):
         login.outcome = ("You are not signed in", told + ". The terminal says what to do next.")
         raise
     finally:
-        login.close()
+        if login.answered.is_set():
+            login.ended.set()
+            login.shown.wait(5)
+        login.listener.shutdown()
+        login.listener.server_close()
 
 
 # -- on another device
@@ -3344,11 +3340,9 @@ def sign_in_by_device(app, server, complete):
     """Sign in with a code typed elsewhere (RFC 8628); `complete(grant)` saves the login."""
     told = read_oauth_answer(server.post("device_authorization", scope=server.scope))
     address = safe_url(told.get("verification_uri"), "verification address", server.loopback)
-    code = told.get("user_code")
-    fits = isinstance(code, str) and 0 < len(code) <= 100
-    if not fits or not is_token(told.get("device_code")):
+    code, secret = told.get("user_code"), app.guard(told.get("device_code"))
+    if not (isinstance(code, str) and 0 < len(code) <= 100 and is_token(secret)):
         raise Unreachable("The authorization server's answer holds no code")
-    app.guard(told["device_code"])
     app.complain("Open this address on any device:", "", "  %s" % address, "")
     app.complain("and enter this code:", "", "  %s" % code, "")
     complete(poll_device(app, server, told))
@@ -3571,15 +3565,11 @@ class Api:
                 self._credential = renew_login(self.settings, self.cx.http, old)
             return self._credential.token != refused
 
-    def url(self, path, query=()):
-        """Return the Url of a path below /v1, put together from parsed parts."""
-        url = parse_url(self._endpoint or self.settings.get("endpoint"))
-        asked = encode_query([(k, v) for k, v in query if v is not None])
-        return Url(url.scheme, url.host, url.port, url.path + "/v1" + path, asked)
-
     def send(self, method, path, query=(), body=None, what=None, raw=None, silence=None):
         """Return the good Answer to a call on `what`; `raw` is a body, `silence` of a long text."""
-        url, headers = self.url(path, query), {}
+        base, headers = parse_url(self._endpoint or self.settings.get("endpoint")), {}
+        asked = encode_query([(key, value) for key, value in query if value is not None])
+        url = Url(base.scheme, base.host, base.port, base.path + "/v1" + path, asked)
         content = raw if body is None else json_dump(body, True, None).encode("ascii")
         project = self.settings.get("project") if path.startswith("/pods") else None
         if project:
