@@ -4995,7 +4995,7 @@ def print_pod(cx, pod):
     print_object(cx, pod, columns)
 
 
-@command("pod get", "Show a pod\nShow a pod's details.")
+@command("pod get", "Show a pod.")
 @POD
 @flag("--watch", "go on showing its status as it changes")
 @Example("podstack pod get ci-pod", "everything known of it")
@@ -5044,7 +5044,7 @@ def change_pods(cx, args, act, words, target):
         raise PodError(problem, code=codes.pop() if len(codes) == 1 else None)
 
 
-@command("pod start", "Start stopped pods\nStart one or more stopped pods.")
+@command("pod start", "Start stopped pods.")
 @PODS
 @WAIT
 @TIMEOUT
@@ -5054,7 +5054,7 @@ def pod_start(cx, args):
     change_pods(cx, args, lambda name: cx.api.pod_action(name, "start"), words, "running")
 
 
-@command("pod stop", "Stop pods\nStop one or more pods.")
+@command("pod stop", "Stop pods.")
 @PODS
 @flag("--force", "without asking its processes to end")
 @WAIT
@@ -5065,7 +5065,7 @@ def pod_stop(cx, args):
     change_pods(cx, args, lambda name: cx.api.pod_action(name, "stop", body), words, "stopped")
 
 
-@command("pod restart", "Restart pods\nRestart one or more pods.")
+@command("pod restart", "Restart pods.")
 @PODS
 @WAIT
 @TIMEOUT
@@ -5253,7 +5253,7 @@ def cents(name):
     return show
 
 
-@command("wallet balance", "Show the balance\nShow the wallet's balance.")
+@command("wallet balance", "Show the balance.")
 @Example("podstack wallet balance", "and what is still to be charged")
 def wallet_balance(cx, args):
     balance = ("Balance", cents("balance_cents"))
