@@ -87,7 +87,7 @@ class Source:
         return [(name, number, end) for (name, number), end in zip(banners, ends)]
 
     def mutations(self):
-        """Every mutation that there is, in the file's order."""
+        """Every mutation that there is."""
         chapters = self.chapters()
         docs = [node for node in ast.walk(self.tree) if isinstance(node, ast.Expr)
                 and isinstance(node.value, ast.Constant)]  # fmt: skip
