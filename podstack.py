@@ -1403,8 +1403,10 @@ def read_file(path):
         raise ConfigError("%s:%d:%d: not UTF-8 text" % (path, len(lines), len(lines[-1])))
 
 
-def give_to_owner(descriptor, path):
-    """As root, hand what we have just made to the owner of its directory (sudo in a home)."""
+def settle(descriptor, path, mode=0o600):
+    """Give what we have just made its mode and, as root, its directory's owner (sudo in a home)."""
+    if hasattr(os, "fchmod"):
+        os.fchmod(descriptor, mode)
     if is_root():
         owner = os.stat(os.path.dirname(path))
         if owner.st_uid == 0 and os.path.exists(path):
@@ -1427,16 +1429,14 @@ def make_directory(path):
         os.umask(umask)
     if is_root():
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        give_to_owner(descriptor, path)
+        settle(descriptor, path, 0o700)
         os.close(descriptor)
 
 
 def fill_temporary(temporary, real, data):
     """Create what is to replace `real`, with `data` flushed to the disk and read back."""
     with open(temporary, "x+b", 0, opener=lambda name, how: os.open(name, how, 0o600)) as stream:
-        if hasattr(os, "fchmod"):
-            os.fchmod(stream.fileno(), 0o600)
-        give_to_owner(stream.fileno(), real)
+        settle(stream.fileno(), real)
         left = memoryview(data)
         while left:
             left = left[stream.write(left) :]
@@ -1491,18 +1491,18 @@ def is_single_file(facts):
     return stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1
 
 
-def lock_descriptor(descriptor, is_windows):
-    """Take the lock or raise BlockingIOError (Windows: PermissionError) at once."""
+def lock_descriptor(descriptor, is_windows, release=False):
+    """Take the lock or raise BlockingIOError (Windows: PermissionError) at once; or release it."""
     if is_windows:
         import msvcrt
 
         os.lseek(descriptor, 0, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK if release else msvcrt.LK_NBLCK, 1)
     else:
         import fcntl
 
         # Not lockf: that lock drops with any close of the file in the process.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_UN if release else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class FileLock:
@@ -1524,10 +1524,11 @@ class FileLock:
     def __exit__(self, *_):
         self.depth -= 1
         if not self.depth and self.descriptor is not None:
-            try:
-                os.close(self.descriptor)
-            except OSError as error:  # the lock is gone all the same
-                self.app.debug("cannot close %s: %s" % (self.path, error))
+            for release in (lambda fd: lock_descriptor(fd, self.app.is_windows, True), os.close):
+                try:
+                    release(self.descriptor)
+                except OSError as error:  # either of the two suffices
+                    self.app.debug("cannot release %s: %s" % (self.path, error))
             self.descriptor, self.held = None, False
 
     def take(self):
@@ -1551,9 +1552,7 @@ class FileLock:
         flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
         try:
             descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o600)
-            if hasattr(os, "fchmod"):
-                os.fchmod(descriptor, 0o600)
-            give_to_owner(descriptor, self.path)
+            settle(descriptor, self.path)
             return descriptor
         except FileExistsError:
             if is_single_file(os.lstat(self.path)):

@@ -141,7 +141,7 @@ def test_killed_at_every_system_call(scene, cli):
 def test_each_call_that_touches_the_files_fails(scene, cli, trouble):
     """A failure is told with its path and reason and changes nothing; done means done."""
     calls = scene.calls()
-    renamed = next(i for i, call in enumerate(calls) if call.name == "rename")
+    renamed = max(i for i, call in enumerate(calls) if call.name == "rename")  # not the trial
     reason = os.strerror(getattr(errno, trouble))
     failures = 0
     for place, call in enumerate(calls):

@@ -743,11 +743,14 @@ def test_a_lock_that_fails_is_an_error(settled):
 class WindowsLocks:
     """Stands in for Windows' msvcrt: the same lock, the other error."""
 
-    LK_NBLCK = 2
+    LK_UNLCK, LK_NBLCK = 0, 2
 
     @staticmethod
     def locking(descriptor, mode, length):
-        assert (mode, length) == (WindowsLocks.LK_NBLCK, 1)
+        assert length == 1
+        if mode == WindowsLocks.LK_UNLCK:
+            return fcntl.flock(descriptor, fcntl.LOCK_UN)
+        assert mode == WindowsLocks.LK_NBLCK
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
