@@ -3626,11 +3626,6 @@ class Api:
             if limit and left <= 0:
                 return
 
-    def every(self, name, path, query=()):
-        """Yield every row of a list."""
-        for rows in self.pages(name, path, query):
-            yield from rows
-
     def whoami(self):
         return self.object("user", "GET", "/auth/whoami")
 
@@ -3639,15 +3634,16 @@ class Api:
 
     def find_project(self, word):
         """Return the project with this id or name; raises NotFound."""
-        for project in self.every("projects", "/projects"):
-            if word in (project.get("id"), project.get("name")):
-                return project
+        for rows in self.pages("projects", "/projects"):
+            for project in rows:
+                if word in (project.get("id"), project.get("name")):
+                    return project
         raise NotFound("Project '%s' not found" % word, "See: podstack project list")
 
     def pod_by_name(self, name):
         """Return the one pod with exactly this name; raises PodError for none and for several."""
-        pods = self.every("pods", "/pods", [("name", name)])
-        found = [pod for pod in pods if pod.get("name") == name]  # some ignore the query
+        pages = self.pages("pods", "/pods", [("name", name)])  # which some services ignore
+        found = [pod for rows in pages for pod in rows if pod.get("name") == name]
         if not found:
             raise NotFound("Pod '%s' not found" % name, "See: podstack pod list")
         if len(found) > 1:
@@ -3711,8 +3707,8 @@ class Context:
     @property
     def http(self):
         if self._http is None:
-            settings = self.settings
-            self._http = Http(self.app, settings.get("timeout"), settings.get("ca_bundle"))
+            limit, bundle = self.settings.get("timeout"), self.settings.get("ca_bundle")
+            self._http = Http(self.app, limit, bundle)
         return self._http
 
     def confirm(self, question, flag="--yes"):
