@@ -2899,7 +2899,7 @@ class Http:
 # never guess an address, end a wait on a wrong answer, or spend a refresh token twice.
 
 PAGE = """\
-HTTP/1.1 %(status)s %(title)s
+HTTP/1.1 %(status)d %(title)s
 Content-Type: text/html; charset=utf-8
 Content-Security-Policy: default-src 'none'; style-src 'nonce-%(nonce)s'; \
 script-src 'nonce-%(nonce)s'; base-uri 'none'; frame-ancestors 'none'
@@ -2914,10 +2914,11 @@ Connection: close
 :root { color-scheme: light dark }
 body { max-width: 27rem; margin: 20vh auto; padding: 0 1rem; text-align: center;
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; text-wrap: balance }
+h1::before { content: "%(sign)s"; display: block; font-size: 3rem; color: %(color)s }
 </style><script nonce="%(nonce)s">history.replaceState(null, "", "/")</script></head>
 <body><h1>%(title)s</h1><p>%(text)s</p></body></html>
 """
-UNTAKEN = "This answer was not taken"
+SIGNED_IN, UNTAKEN = "You are signed in", "This answer was not taken"
 SCOPES = ("openid", "profile", "email", "offline_access")
 
 
@@ -3124,8 +3125,10 @@ def callback_server(login, port):
 
         def show(self, status, title, text):
             self.close_connection = True
-            fields = {"status": status, "title": title, "text": escape(text)}
-            page = PAGE % dict(fields, nonce=token_urlsafe(16))
+            tick, cross = ("\\2713", "#2e7d5b"), ("\\2717", "#b3452c")
+            sign, color = tick if title == SIGNED_IN else cross
+            fields = {"status": status, "title": title, "text": escape(text), "sign": sign}
+            page = PAGE % dict(fields, color=color, nonce=token_urlsafe(16))
             self.wfile.write(page.replace("\n", "\r\n").encode("utf-8", "replace"))
             if status == 200:
                 login.shown.set()
@@ -3290,7 +3293,7 @@ def sign_in_by_browser(app, server, options, launch, complete):
         fields = {"grant_type": "authorization_code", "code": login.wait(options.timeout)}
         fields.update(redirect_uri=login.redirect_uri, code_verifier=login.verifier)
         complete(server.tokens(**fields))
-        login.outcome = ("You are signed in", "Close this page and go back to the terminal.")
+        login.outcome = (SIGNED_IN, "Close this page and go back to the terminal.")
     except PodError as error:
         told = printable(redact(error.message, app.secrets))
         login.outcome = ("You are not signed in", told + ". The terminal says what to do next.")
