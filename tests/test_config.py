@@ -236,6 +236,17 @@ def test_the_default_profile_is_at_the_top_unless_profiles_has_it(cli, config, t
         assert done.out == ("%s\n" % project if project else "")
 
 
+def test_a_gpu_type_at_the_top_is_the_default_profiles_too(cli, config):
+    write(config, "defaults:\n  gpu_type: A100\nprofiles:\n  work:\n    gpu_type: H100\n")
+    for choice, found in (([], "A100"), (["--profile", "work"], "H100")):
+        assert cli(*choice, "config", "get", "defaults.gpu_type").out == found + "\n"
+
+
+def test_a_list_is_shown_as_json(cli, config):
+    write(config, "auth:\n  token_command: [echo, caf\u00e9]\n")
+    assert cli("config", "get", "auth.token_command").out == '["echo", "caf\u00e9"]\n'
+
+
 BOTH_FORMS = [
     ("project: a\n    defaults:\n      project: b", "defaults.project", "project", "5:7"),
     ("api_endpoint: https://a\n    api:\n      endpoint: https://b",

@@ -624,6 +624,16 @@ def test_update_refuses_what_is_no_installer(origin, user):
     assert told == "Error: The server's installer's address cannot be used: it is not https\n"
 
 
+def test_update_asks_podstack_itself_where_the_install_names_no_mirror(origin, user):
+    user.install()
+    receipt = user.home + "/.local/lib/podstack/receipt"
+    kept = [line for line in read(receipt).splitlines(True) if not line.startswith("origin ")]
+    user.run("sh", "-c", "cat >" + receipt, stdin="".join(kept).encode())
+    env = {"PODSTACK_INSTALL_URL": None, "HTTPS_PROXY": "socks://127.0.0.1:9"}
+    told = user.run("podstack", "update", code=7, **env).err
+    assert told.startswith("Error: Cannot reach get.podstack.ai: HTTPS_PROXY is not the address of")
+
+
 @pytest.mark.slow
 def test_update_goes_back_to_the_mirror_that_it_came_from(origin, user):
     user.install()

@@ -391,6 +391,14 @@ def test_a_login_that_is_too_long_is_refused_and_nothing_changes(api, cli, confi
     assert cli("auth", "token").out == fits + "\n"
 
 
+def test_an_item_is_stored_whole_or_not_at_all(keyring):
+    item = podstack.SecretService(podstack.App(None, None, None, dict(os.environ)), "default")
+    item.write("x" * 8191)
+    with pytest.raises(podstack.PodError, match="too long"):
+        item.write("y" * 8192)
+    assert item.read() == "x" * 8191
+
+
 # -- a keyring that does not serve
 
 SITUATIONS = {

@@ -369,6 +369,17 @@ def test_a_time_is_read_in_each_form(text, seconds):
 
 
 @pytest.mark.parametrize(
+    "seconds, words",
+    [
+        (0, "in 0 seconds"), (59.9, "in 59 seconds"), (60, "in 1 minute"), (7199, "in 1 hour"),
+        (7200, "in 2 hours"), (86400, "in 1 day"), (-1, "1 second ago"), (-172800, "2 days ago"),
+    ],
+)  # fmt: skip
+def test_a_span_is_said_in_its_largest_unit(seconds, words):
+    assert podstack.distance(seconds) == words
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "", "soon", "2024-00-01", "2024-13-01", "2024-01-00", "2024-01-32", "2024-1-1",
