@@ -3826,7 +3826,8 @@ def run_copy(cx, pod, place, script, *operands, **streams):
     if code == 66:
         raise NotFound("%s: no such file or directory in pod '%s'" % (place, pod))
     if code:
-        raise PodError("The copy has failed (exit code %d)" % code)
+        hint = "A copy needs sh and tar in the pod" if code == 127 else None
+        raise PodError("The copy has failed (exit code %d)" % code, hint)
 
 
 def copy_to_pod(cx, source, pod, path):
