@@ -2327,7 +2327,11 @@ CONNECT_SECONDS = 3
 MAX_LINE_BYTES = 1 << 16
 MAX_HEADERS = 100
 HASHED_CA_DIRECTORY = "/etc/ssl/certs"
-CA_BUNDLES = ("/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+CA_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+)
 CA_HINT = "If your network has its own certificate authority, set PODSTACK_CA_BUNDLE to its file"
 PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 CUT_OFF = "its answer was cut off"
@@ -2598,10 +2602,17 @@ def dial(host, port, deadline):
 
 
 def skips_proxy(entry, url):
-    """Tell whether an entry of NO_PROXY is `*`, or a host or a domain above it, maybe with port."""
+    """Tell whether an entry of NO_PROXY is `*`, a host or a domain above it, or its network."""
     hosts = (url.host, "%s:%d" % (url.host, url.port))
     name = entry.lstrip("*.[").replace("]", "")
-    return entry == "*" or any(name and ("." + host).endswith("." + name) for host in hosts)
+    if "/" not in entry:
+        return entry == "*" or any(name and ("." + host).endswith("." + name) for host in hosts)
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(url.host) in ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return False
 
 
 def http_time(text):
@@ -3834,11 +3845,16 @@ def copy_to_pod(cx, source, pod, path):
     """Send a file or a tree as a tar stream: `new`, and `end` when it is whole."""
     import tarfile
 
+    def entry(member):
+        if not member.isdev():
+            return member
+        cx.app.warn("left out: %s is neither a file nor a directory" % member.name)
+
     def pack(stream):
         try:
             stream, form = Meter(cx.app, stream), tarfile.GNU_FORMAT
             with tarfile.open(fileobj=stream, mode="w", format=form) as archive:
-                archive.add(os.path.realpath(source), "new")
+                archive.add(os.path.realpath(source), "new", filter=entry)
                 archive.addfile(tarfile.TarInfo("end"))
         except BrokenPipeError:
             raise
@@ -4287,7 +4303,7 @@ def finish_login(cx, profile, storage, login):
 @flag("--use-keyring", "keep the login in the system's keychain")
 @flag("--no-keyring", "keep the login in the config file")
 @flag("--no-verify", "store the token without checking it")
-@Example("podstack auth login", "in the browser")
+@Example("podstack auth login", "sign in, in the browser")
 @Example("podstack auth login --token YOUR_API_TOKEN", "with an API token")
 @Example("podstack --profile work auth login", "a second account")
 def auth_login(cx, args):
@@ -4888,13 +4904,16 @@ def project_create(cx, args):
 
 def read_environment(app, pairs, path):
     """Return {K: V} of --env-file and --env, where `K` alone takes the value from here."""
-    lines = [line.strip() for line in (app.read_lines(path) if path else [])]
+    lines = enumerate(app.read_lines(path) if path else [], 1)
+    given = [("%s:%d" % (path, number), line.strip()) for number, line in lines]
     found = {}
-    for text in [line for line in lines if line[:1] not in ("", "#")] + pairs:
+    for place, text in given + [("--env", pair) for pair in pairs]:
+        if not text or (text.startswith("#") and place != "--env"):
+            continue
         key, mark, value = text.partition("=")
         found[key] = value if mark else app.environ.get(key)
         if not key or found[key] is None:
-            raise UsageError("A variable must be K=V, or be set here, not '%s'" % text)
+            raise UsageError("%s must be K=V, or K that is set here, not '%s'" % (place, text))
     return found
 
 
@@ -4949,7 +4968,7 @@ def read_volume(text):
 @repeated("--label", "K=V", "a label (repeat)", read_pair)
 @WAIT
 @TIMEOUT
-@Example("podstack pod create --name ci-pod --image myimage:latest", "server defaults")
+@Example("podstack pod create --name ci-pod --image myimage:latest", "with the server's defaults")
 @Example("podstack pod create --name train --image pytorch --gpu-type A100 --wait", "and wait")
 def pod_create(cx, args):
     if not (args.image or args.template):
@@ -5043,7 +5062,7 @@ def change_pods(cx, args, act, words, target):
         raise PodError(problem, code=codes.pop() if len(codes) == 1 else None)
 
 
-@command("pod start", "Start stopped pods.")
+@command("pod start", "Start one or more stopped pods.")
 @PODS
 @WAIT
 @TIMEOUT
@@ -5053,7 +5072,7 @@ def pod_start(cx, args):
     change_pods(cx, args, lambda name: cx.api.pod_action(name, "start"), words, "running")
 
 
-@command("pod stop", "Stop pods.")
+@command("pod stop", "Stop one or more pods.")
 @PODS
 @flag("--force", "without asking its processes to end")
 @WAIT
@@ -5064,7 +5083,7 @@ def pod_stop(cx, args):
     change_pods(cx, args, lambda name: cx.api.pod_action(name, "stop", body), words, "stopped")
 
 
-@command("pod restart", "Restart pods.")
+@command("pod restart", "Restart one or more pods.")
 @PODS
 @WAIT
 @TIMEOUT
@@ -5166,7 +5185,11 @@ def pod_ssh(cx, args):
     return cx.app.hand_over(ssh_to(cx, args.name))
 
 
-@command("pod exec", "Run a command in a pod\nWords arrive as typed; the exit code comes back.")
+@command(
+    "pod exec",
+    "Run a command in a pod\n"
+    "Run a command in a pod; each word arrives as typed, the exit code comes back.",
+)
 @POD
 @Operand("CMD", "the command and its words, after --", "--")
 @flag("-i --stdin", "pass stdin on")
@@ -5221,7 +5244,11 @@ def read_forward(text):
     return port_number(local), port_number(remote if mark else local)
 
 
-@command("pod port-forward", "Bring ports of a pod to this machine\nThey are there until Ctrl-C.")
+@command(
+    "pod port-forward",
+    "Bring ports of a pod to this machine\n"
+    "Forward ports of this machine to ports of a pod, until Ctrl-C.",
+)
 @POD
 @Operand("LOCAL:REMOTE", "the ports here and there", "+", dest="ports", read=read_forward)
 @Example("podstack pod port-forward ci-pod 8888:8888", "until Ctrl-C")
@@ -5380,8 +5407,10 @@ The config file is ~/.podstack/config.yaml (podstack config path), YAML, 0600:
 
   auth:
     token: your_api_token
+    expires: 2024-12-31T00:00:00Z
   defaults:
     project: my-project
+    output: table
   profiles:
     work:
       token: work_token
@@ -5389,10 +5418,16 @@ The config file is ~/.podstack/config.yaml (podstack config path), YAML, 0600:
       api_endpoint: https://api.work.podstack.ai
 
 auth and defaults at the top are the profile `default`, unless profiles.default
-exists. A value comes from the first of these that has it: the command line, the
-environment, the active profile, the file's general part (api.endpoint,
-defaults.output, cli.color ...), the default. With --profile on the command line
-that profile comes before the environment. podstack auth doctor shows it all.
+exists. A value comes from the first of these that has it:
+
+  1. the command line        podstack --project my-project pod list
+  2. the environment         PODSTACK_PROJECT=my-project
+  3. the active profile      --profile, PODSTACK_PROFILE, config set-profile
+  4. the file's general part api.endpoint, defaults.output, cli.color ...
+  5. the built-in default
+
+With --profile on the command line that profile comes before the environment.
+podstack auth doctor shows where each value comes from and what it shadows.
 The commands that read and change it: podstack config --help
 """
 FORMATTING_TOPIC = """\
@@ -5405,10 +5440,12 @@ stdout holds the answer alone, stderr everything else, in every format.
   --quiet     ids alone for lists and create, nothing on stderr but errors
 
   podstack pod list --status stopped --quiet | xargs podstack pod delete --yes
+  podstack auth status -o json
   podstack pod list -o json | jq -r '.[].name'
 
-Commands that print one value or fixed lines (auth status, config get ...)
-change form only for an explicit -o. Dates are UTC.
+Commands that print one value or fixed lines (auth status, auth whoami,
+project current, config get ...) change form only for an explicit -o.
+Dates are UTC; no colour with NO_COLOR, --no-color or cli.color: false.
 """
 
 
@@ -5565,7 +5602,7 @@ def split_option(word):
         return name, None, ""
     if TAKES_VALUE.get(name):
         return name, text[1:] if text.startswith("=") else text, ""
-    return name, None, "-" + text
+    return (word, None, "") if text.startswith("-") else (name, None, "-" + text)
 
 
 class Line:
@@ -5577,7 +5614,7 @@ class Line:
     def __init__(self, argv):
         cut = argv.index("--") if "--" in argv else len(argv)
         self.words, self.options, self.tail = [], [], argv[cut + 1 :]
-        rest = argv[:cut]
+        self.lacks_value, rest = False, argv[:cut]
         while rest:
             word = rest.pop(0)
             if word == "-" or not word.startswith("-"):
@@ -5589,10 +5626,12 @@ class Line:
             elif text is None and TAKES_VALUE.get(name):
                 follows = rest[:1] and rest[0].partition("=")[0] not in TAKES_VALUE
                 text = rest.pop(0) if follows else None
+                self.lacks_value = self.lacks_value or not follows
             self.options.append((name, text))
 
-    def has(self, *names):
-        return any(name in names for name, _ in self.options)
+    def asks_for(self, *names):
+        """Tell whether an option is there, and surely not meant as the value of another."""
+        return not self.lacks_value and any(name in names for name, _ in self.options)
 
 
 def build_parser(options):
@@ -5684,10 +5723,10 @@ def prepare(cx):
 def dispatch(argv, app):
     """Carry out a command line; returns the exit code, raises PodError."""
     line = Line(argv)
-    if line.has("--version"):
+    if line.asks_for("--version"):
         app.out("podstack %s" % VERSION)
         return 0
-    if line.has("-h", "--help"):
+    if line.asks_for("-h", "--help"):
         app.write(help_text(line.words))
         return 0
     group = [word for word in line.words[:1] if word in dict(GROUPS)]

@@ -113,8 +113,8 @@ REFUSED_WORDS = [
     ("--name x --image i --disk -1", "--disk must be a whole number above 0, not '-1'"),
     ("--name x --image i --port 0", "--port must be a port from 1 to 65535, not '0'"),
     ("--name x --image i --port 65536", "--port must be a port from 1 to 65535, not '65536'"),
-    ("--name x --image i --env =v", "A variable must be K=V, or be set here, not '=v'"),
-    ("--name x --image i --env NOT_SET", "A variable must be K=V, or be set here, not 'NOT_SET'"),
+    ("--name x --image i --env =v", "--env must be K=V, or K that is set here, not '=v'"),
+    ("--name x --image i --env NOT_SET", "--env must be K=V, or K that is set here, not 'NOT_SET'"),
     ("--name x --image i --label team", "--label must be K=V, not 'team'"),
     ("--name x --image i --volume vol-1", "--volume must be ID:/PATH, not 'vol-1'"),
     ("--name x --image i --volume vol-1:data", "--volume must be ID:/PATH, not 'vol-1:data'"),
@@ -127,6 +127,13 @@ REFUSED_WORDS = [
 def test_what_makes_no_pod_is_refused_here(cli, api, words, error):
     done = cli("pod", "create", *words.split(), code=2)
     assert done.err == "Error: %s\nSee: podstack pod create --help\n" % error
+    assert api.requests == []
+
+
+def test_a_line_of_a_file_of_variables_that_says_nothing_is_named(cli, api, home):
+    (home / "vars").write_text("# of the job\nA=1\n\nNOT_SET\n")
+    done = cli("pod", "create", "--name", "x", "--image", "i", "--env-file", "vars", code=2)
+    assert done.error == "Error: vars:4 must be K=V, or K that is set here, not 'NOT_SET'"
     assert api.requests == []
 
 

@@ -718,8 +718,13 @@ def test_what_is_named_is_followed_and_what_is_below_is_not(pod, home, cli, capf
 
 
 def test_what_is_no_file_is_left_out_and_named(pod, home, cli, capfd):
+    lay(home, "in/a")
     lay(pod.path, "in/a")
-    os.mkfifo(str(pod / "in" / "pipe"))
+    for place in (home, pod):
+        os.mkfifo(str(place / "in" / "pipe"))
+    sent = cli("pod", "cp", "in", "ci-pod:there")
+    assert "Warning: left out: new/pipe is neither a file nor a directory\n" in sent.err
+    assert os.listdir(str(pod / "there")) == ["a"]
     got = cli("pod", "cp", "ci-pod:in", "back")
     assert "Warning: left out: pipe (it leads to no file)\n" in got.err
     assert os.listdir("back") == ["a"]

@@ -166,7 +166,7 @@ def test_no_redirect_brings_the_token_back_to_this_machine(proxy, far, api, cli)
     assert api.calls() == []
 
 
-# -- NO_PROXY: as curl reads it
+# -- NO_PROXY: as curl and Go read it
 
 
 @pytest.mark.parametrize(
@@ -192,10 +192,16 @@ def test_no_redirect_brings_the_token_back_to_this_machine(proxy, far, api, cli)
         (".", FAR, False),
         ("10.1.2.3", "https://10.1.2.3", True),
         ("10.1.2.3:443", "https://10.1.2.3", True),
+        ("10.1.0.0/16", "https://10.1.2.3", True),
+        ("10.2.0.0/16", "https://10.1.2.3", False),
+        ("10.1.0.0/99", "https://10.1.2.3", False),
+        ("10.0.0.0/8", FAR, False),
         ("2001:db8::1", FAR_IP6, True),
         ("[2001:db8::1]", FAR_IP6, True),
         ("[2001:db8::1]:8443", FAR_IP6, True),
         ("[2001:db8::1]:443", FAR_IP6, False),
+        ("2001:db8::/32", FAR_IP6, True),
+        ("2001:db9::/32", FAR_IP6, False),
     ],
 )
 def test_no_proxy_names_what_goes_without(listed, endpoint, skipped):
