@@ -176,7 +176,7 @@ PROBE='import os, sys
 if sys.version_info < (3, 6):
     sys.exit("it is older than 3.6")
 try:
-    import hashlib, http.client, json, py_compile, ssl, urllib.parse
+    import argparse, hashlib, http.server, json, py_compile, ssl, urllib.parse
 except ImportError as error:
     sys.exit("it is incomplete: %s" % error)
 print(os.path.realpath(sys.executable))'

@@ -1251,6 +1251,7 @@ class App:
 
     def pipe(self, argv, feed=None, drain=None):
         """Return a program's exit code; `feed` writes its stdin or `drain` reads its stdout."""
+        import signal
         import subprocess
         import threading
         from contextlib import suppress
@@ -1271,6 +1272,9 @@ class App:
         relay = threading.Thread(target=say_all, daemon=True)
         relay.start()
         try:
+            if not self.is_windows:  # Ctrl-C just before a read blocks is lost on it: wake it up
+                signal.signal(signal.SIGALRM, lambda *_: None)
+                signal.setitimer(signal.ITIMER_REAL, 1, 1)
             with suppress(BrokenPipeError), process.stdin or process.stdout as stream:
                 (feed or drain)(stream)
             return process.wait()
@@ -1279,6 +1283,8 @@ class App:
             process.wait()
             raise
         finally:
+            if not self.is_windows:
+                signal.setitimer(signal.ITIMER_REAL, 0)
             relay.join(2)  # what it started may keep its stderr open
 
     def browser_command(self):
@@ -5185,13 +5191,9 @@ def pod_ssh(cx, args):
     return cx.app.hand_over(ssh_to(cx, args.name))
 
 
-@command(
-    "pod exec",
-    "Run a command in a pod\n"
-    "Run a command in a pod; each word arrives as typed, the exit code comes back.",
-)
+@command("pod exec", "Run a command in a pod; its exit code comes back.")
 @POD
-@Operand("CMD", "the command and its words, after --", "--")
+@Operand("CMD", "the command and its words, after --; they arrive as typed", "--")
 @flag("-i --stdin", "pass stdin on")
 @flag("-t --tty", "give it a terminal")
 @Option("--timeout", "S", "give up after this long", read=read_seconds)
@@ -5244,11 +5246,7 @@ def read_forward(text):
     return port_number(local), port_number(remote if mark else local)
 
 
-@command(
-    "pod port-forward",
-    "Bring ports of a pod to this machine\n"
-    "Forward ports of this machine to ports of a pod, until Ctrl-C.",
-)
+@command("pod port-forward", "Forward ports of this machine to a pod's, until Ctrl-C.")
 @POD
 @Operand("LOCAL:REMOTE", "the ports here and there", "+", dest="ports", read=read_forward)
 @Example("podstack pod port-forward ci-pod 8888:8888", "until Ctrl-C")

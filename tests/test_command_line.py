@@ -351,7 +351,7 @@ def test_a_page_of_help_as_a_whole():
     assert page("pod exec") == (
         "usage: podstack pod exec [options] NAME -- CMD...\n"
         "\n"
-        "Run a command in a pod; each word arrives as typed, the exit code comes back.\n"
+        "Run a command in a pod; its exit code comes back.\n"
         "\n"
         "examples:\n"
         "  podstack pod exec ci-pod -- nvidia-smi\n"
@@ -361,7 +361,7 @@ def test_a_page_of_help_as_a_whole():
         "\n"
         "arguments:\n"
         "  NAME  the pod's name or id\n"
-        "  CMD   the command and its words, after --\n"
+        "  CMD   the command and its words, after --; they arrive as typed\n"
         "\n"
         "options:\n"
         "  -i, --stdin  pass stdin on\n"

@@ -587,6 +587,24 @@ def test_a_tree_with_all_odd_names(pod, home, cli, capfd):
     assert tree(home / "back") == tree(home / "in")
 
 
+def test_an_interrupt_that_a_copys_read_has_missed_ends_it_too():
+    """As when it comes just before the read blocks: nothing wakes the main thread up."""
+    app = podstack.App(io.StringIO(), io.StringIO(), io.StringIO(), dict(os.environ))
+
+    def read(stream):
+        def interrupt():
+            time.sleep(0.05)  # so that the read blocks
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        stream.read(1)
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        app.pipe(["sleep", "20"], drain=read)
+    assert time.monotonic() - started < 10
+
+
 def slow_tar(pod, tmp_path, pipeline):
     """Give the pod a tar whose stream stops half-way: `reached` is there then, `go` lets it on."""
     reached, go, programs = tmp_path / "reached", tmp_path / "go", tmp_path / "podbin"
