@@ -1,5 +1,6 @@
 """The loopback callback: each hostile request gets its 4xx, and the login completes or waits on."""
 
+import html
 import os
 import socket
 import threading
@@ -287,6 +288,16 @@ def test_a_pasted_address_that_is_not_the_answer_is_not_taken(shared, line, said
     eventually(lambda: said % parts in shared.login.err[before:], lambda: shared.login.err)
     assert not shared.api.calls("POST", "/oauth/token")
     assert shared.login.waits
+
+
+def test_the_page_says_why_an_answer_was_not_taken(shared):
+    for request, reason in (
+        ("GET /callback?%(all)s HTTP/1.1\r\nHost: x\r\n", "This address is not the sign-in's."),
+        ("GET /x" + RIGHT, "There is nothing at this address."),
+        ("POST /callback" + RIGHT, "This is not what a browser sends."),
+    ):
+        page = html.unescape(shared.request(request + "\r\n").text)
+        assert "<h1>This answer was not taken</h1><p>%s</p>" % reason in page
 
 
 def test_after_all_of_these_the_right_answer_is_still_taken(shared):

@@ -224,6 +224,7 @@ BAD_URLS = {
     "not-ascii": ("https://p\u043edstack.ai/", "it has a character that an address may not have"),
     "port": ("https://podstack.ai:0/", "its port is not a number from 1 to 65535"),
     "no-host": ("https:///x", "its host is not plain"),
+    "host-like-an-option": ("https://-oProxyCommand/x", "its host is not plain"),
     "empty": ("", "it is not a text"),
     "number": (7, "it is not a text"),
     "list": (["https://podstack.ai/"], "it is not a text"),

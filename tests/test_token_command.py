@@ -251,6 +251,7 @@ def test_a_program_that_cannot_be_started_is_named(api, cli, profile, tmp_path):
         assert done.error.startswith(
             "Error: token_command of profile 'default' (%s) failed: " % path
         )
+        assert "[Errno" not in done.err
 
 
 def test_a_program_that_does_not_end_in_time_is_ended(program, monkeypatch):
@@ -368,6 +369,13 @@ def test_a_directory_that_others_can_write_is_not_obeyed(api, cli, profile, tmp_
     config.parent.chmod(0o700)
     assert done.error == "Error: token_command is not run: others can write %s" % config.parent
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_directory_that_others_can_only_read_is_obeyed(api, cli, profile, program):
+    config = profile([program("echo " + READONLY)])
+    config.chmod(0o644)
+    config.parent.chmod(0o755)
+    assert cli("auth", "token").out == READONLY + "\n"
 
 
 @pytest.mark.parametrize("place", ["link", "target"])

@@ -242,6 +242,18 @@ def test_the_browser_that_opens_the_page(machine, platform, env, programs, expec
     assert command(machine(platform, env, programs)) == expected
 
 
+def test_macos_opens_pages_with_a_program_of_its_own_wherever_path_leads(machine):
+    app = machine("darwin", {}, ["open"])
+    assert app.browser_command() == ["/usr/bin/open", "%s"]
+
+
+def test_a_browser_that_does_not_start_is_none(machine):
+    app = machine(env=X11, programs=["firefox"])
+    with open(app.which("firefox"), "wb") as file:
+        file.write(b"\x7fELF nonsense")
+    assert app.browse("https://example.com/") is False
+
+
 @pytest.mark.parametrize("variable", [{}, {"BROWSER": "x-www-browser"}])
 def test_a_link_to_a_text_browser_is_one(machine, variable):
     app = machine(env=dict(X11, **variable), programs=["w3m"], links=[("x-www-browser", "w3m")])
