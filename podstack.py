@@ -33,8 +33,6 @@ MAX_TOKEN_LETTERS = 16384
 LOCK_SECONDS = 30
 REFRESH_SKEW = 60
 REFRESH_SECONDS = 20
-LOGIN_SECONDS = 300
-WAIT_SECONDS = 600
 PAGE_SIZE = 100
 PARALLEL_PAGES = 8
 ENVIRONMENT = (
@@ -4009,38 +4007,35 @@ class Part:
 
 
 class Option(Part):
-    """An option: `names`, `metavar` (None: it takes no value), and how its value is read.
+    """An option as help shows it: `-o, --output FORM`; without a FORM it takes no value.
 
     `read` turns the text into the value or raises ValueError with what is accepted; `complete` is
-    the words that can be the value, or the kind of thing that it names.
+    the words that can be the value, or the kind of thing that it names. What `help` ends with
+    `(repeat)` may be given again.
     """
 
     of = "options"
 
-    def __init__(self, names, metavar, help, read=str, default=None, required=False, repeats=False,
-                 complete=()):  # fmt: skip
-        self.names = names.split()
+    def __init__(self, shown, help, read=str, complete=(), default=None, required=False):
+        self.shown, self.help, self.read, self.complete = shown, help, read, complete
+        self.names = shown.replace(",", "").split()
+        self.metavar = None if self.names[-1].startswith("-") else self.names.pop()
         self.dest = self.names[-1].lstrip("-").replace("-", "_")
-        self.metavar, self.help, self.read, self.default = metavar, help, read, default
-        self.required, self.repeats, self.complete = required, repeats, complete
-        TAKES_VALUE.update((name, metavar is not None) for name in self.names)
-
-    def __str__(self):
-        return ", ".join(self.names) + (" " + self.metavar if self.metavar else "")
+        self.required, self.repeats = required, help.endswith("(repeat)")
+        absent = [] if self.repeats else default
+        self.default = absent if self.metavar else False
+        TAKES_VALUE.update(dict.fromkeys(self.names, self.metavar is not None))
 
 
 class Operand(Part):
-    """A word that a command takes: `count` is 1, `+` (some), `*` (any) or `--` (after a --)."""
+    """What a command takes: `NAME`, some `NAME...`, any `[NAME...]`, after a --: `-- NAME...`."""
 
     of = "operands"
-    FORMS = {"1": "%s", "+": "%s...", "*": "[%s...]", "--": "-- %s..."}
 
-    def __init__(self, name, help, count="1", complete=(), dest=None, read=str):
-        self.name, self.help, self.count, self.complete = name, help, count, complete
-        self.dest, self.read = dest or name.lower(), read
-
-    def __str__(self):
-        return self.FORMS[self.count] % self.name
+    def __init__(self, shown, help, read=str, complete=(), dest=None):
+        self.shown, self.help, self.read, self.complete = shown, help, read, complete
+        self.name, self.many, self.behind = shown.strip("-.[] "), "..." in shown, "-- " in shown
+        self.dest = dest or self.name.lower()
 
 
 class Example(Part):
@@ -4071,18 +4066,6 @@ def command(words, text):
     return declare
 
 
-def flag(names, help):
-    return Option(names, None, help, default=False)
-
-
-def repeated(names, metavar, help, read=str):
-    return Option(names, metavar, help, read, default=[], repeats=True)
-
-
-def timeout(help, seconds):
-    return Option("--timeout", "S", "%s (%d)" % (help, seconds), read_seconds, float(seconds))
-
-
 def whole_number(text, limit=10**9, accepted="a whole number above 0"):
     if not is_digits(text) or not 0 < int(text[:10]) < limit:
         raise ValueError(accepted)
@@ -4093,22 +4076,21 @@ def port_number(text):
     return whole_number(text, 65536, "a port from 1 to 65535")
 
 
-GLOBAL_OPTIONS = (
-    Option("--profile", "NAME", "use this profile", complete="profiles"),
-    Option("--project", "NAME", "work in this project", complete="projects"),
-    Option("-o --output", "FORM", "how to print: table, wide, json, yaml", one_of(*OUTPUTS),
-           complete=OUTPUTS),
-    flag("-q --quiet", "no progress or hints; ids alone for lists"),
-    flag("-y --yes", "answer every question with yes"),
-    flag("--debug", "show requests and tracebacks (never secrets)"),
-    flag("--no-color", "no colour"),
-    flag("-h --help", "show this help"),
-    flag("--version", "show the version"),
-)  # fmt: skip
-WAIT = flag("--wait", "wait until it is done")
-TIMEOUT = timeout("how long to wait", WAIT_SECONDS)
+GLOBAL_OPTIONS = [
+    Option("--profile NAME", "use this profile", complete="profiles"),
+    Option("--project NAME", "work in this project", complete="projects"),
+    Option("-o, --output FORM", "how to print: table, wide, json, yaml", one_of(*OUTPUTS), OUTPUTS),
+    Option("-q, --quiet", "no progress or hints; ids alone for lists"),
+    Option("-y, --yes", "answer every question with yes"),
+    Option("--debug", "show requests and tracebacks (never secrets)"),
+    Option("--no-color", "no colour"),
+    Option("-h, --help", "show this help"),
+    Option("--version", "show the version"),
+]
+WAIT = Option("--wait", "wait until it is done")
+TIMEOUT = Option("--timeout S", "how long to wait (600)", read_seconds, default=600)
 POD = Operand("NAME", "the pod's name or id", complete="pods")
-PODS = Operand("NAME", "the pods' names or ids", "+", "pods")
+PODS = Operand("NAME...", "the pods' names or ids", complete="pods")
 
 
 # -- printing
@@ -4300,15 +4282,15 @@ def finish_login(cx, profile, storage, login):
     "Sign in through the browser, a code on another device, or a token.\n\n"
     "The login is kept in ~/.podstack/config.yaml (0600), on macOS in the Keychain.",
 )
-@Option("--token", "T", "store this API token (- reads it from stdin)")
-@flag("--device", "sign in with a code on another device")
-@flag("--browser", "sign in with a browser on this machine")
-@flag("--no-browser", "only print the address to open")
-@Option("--callback-port", "N", "listen for the browser on this port", read=port_number, default=0)
-@timeout("how long to wait for the browser", LOGIN_SECONDS)
-@flag("--use-keyring", "keep the login in the system's keychain")
-@flag("--no-keyring", "keep the login in the config file")
-@flag("--no-verify", "store the token without checking it")
+@Option("--token T", "store this API token (- reads it from stdin)")
+@Option("--device", "sign in with a code on another device")
+@Option("--browser", "sign in with a browser on this machine")
+@Option("--no-browser", "only print the address to open")
+@Option("--callback-port N", "listen for the browser on this port", read=port_number, default=0)
+@Option("--timeout S", "how long to wait for the browser (300)", read_seconds, default=300)
+@Option("--use-keyring", "keep the login in the system's keychain")
+@Option("--no-keyring", "keep the login in the config file")
+@Option("--no-verify", "store the token without checking it")
 @Example("podstack auth login", "sign in, in the browser")
 @Example("podstack auth login --token YOUR_API_TOKEN", "with an API token")
 @Example("podstack --profile work auth login", "a second account")
@@ -4463,8 +4445,8 @@ def auth_revoke(cx, args):
 
 
 @command("auth logout", "Remove the stored login from the config file and the keychain.")
-@flag("--all", "of every profile")
-@flag("--revoke", "end it at the server first")
+@Option("--all", "of every profile")
+@Option("--revoke", "end it at the server first")
 @Example("podstack auth logout", "project and settings stay")
 @Example("podstack auth logout --all --revoke", "leave nothing valid behind")
 def auth_logout(cx, args):
@@ -4806,7 +4788,7 @@ def config_path(cx, args):
 
 
 @command("config set-profile", "Choose the profile to use from now on.")
-@Operand("PROFILE", "an existing profile", "1", "profiles", "name", read_profile_name)
+@Operand("PROFILE", "an existing profile", read_profile_name, "profiles", "name")
 @Example("podstack config set-profile work", "until you choose another")
 def config_set_profile(cx, args):
     switch_profile(cx, args.name)
@@ -4863,8 +4845,8 @@ def store_project(cx, word):
 
 
 @command("project use", "Choose the project to work in, and store it in the profile.")
-@Operand("PROJECT", "its name or id", "1", "projects", "name", read_text)
-@flag("--no-verify", "do not check that it exists")
+@Operand("PROJECT", "its name or id", read_text, "projects", "name")
+@Option("--no-verify", "do not check that it exists")
 @Example("podstack project use my-project", "from now on")
 def project_use(cx, args):
     if not args.no_verify:
@@ -4890,9 +4872,9 @@ def print_created(cx, made):
 
 
 @command("project create", "Create a project.")
-@Option("--name", "N", "the project's name", required=True)
-@Option("--desc", "D", "what it is for")
-@flag("--use", "and work in it from now on")
+@Option("--name N", "the project's name", required=True)
+@Option("--desc D", "what it is for")
+@Option("--use", "and work in it from now on")
 @Example("podstack project create --name my-project --use", "create it and use it")
 def project_create(cx, args):
     body = {"name": args.name}
@@ -4958,20 +4940,20 @@ def read_volume(text):
 
 
 @command("pod create", "Create a pod\nCreate a pod; what is left out is the service's default.")
-@Option("--name", "N", "the pod's name", required=True)
-@Option("--image", "IMAGE", "the container image")
-@Option("--template", "T", "a template instead of, or with, an image")
-@Option("--gpu-type", "TYPE", "such as A100 (see podstack gpu list)", complete="gpus")
-@Option("--gpu-count", "N", "how many GPUs", read=whole_number)
-@Option("--cpu", "N", "CPU cores", read=whole_number)
-@Option("--memory", "GB", "memory", read=whole_number)
-@Option("--disk", "GB", "disk", read=whole_number)
-@repeated("--port", "PORT", "a port to expose (repeat)", port_number)
-@repeated("--env", "K=V", "a variable; K alone takes its value from here (repeat)")
-@Option("--env-file", "FILE", "variables, one K=V a line")
-@repeated("--volume", "ID:PATH", "a volume and where to mount it (repeat)", read_volume)
-@Option("--command", "CMD", "what to run, as one string")
-@repeated("--label", "K=V", "a label (repeat)", read_pair)
+@Option("--name N", "the pod's name", required=True)
+@Option("--image IMAGE", "the container image")
+@Option("--template T", "a template instead of, or with, an image")
+@Option("--gpu-type TYPE", "such as A100 (see podstack gpu list)", complete="gpus")
+@Option("--gpu-count N", "how many GPUs", read=whole_number)
+@Option("--cpu N", "CPU cores", read=whole_number)
+@Option("--memory GB", "memory", read=whole_number)
+@Option("--disk GB", "disk", read=whole_number)
+@Option("--port PORT", "a port to expose (repeat)", port_number)
+@Option("--env K=V", "a variable; K alone takes its value from here (repeat)")
+@Option("--env-file FILE", "variables, one K=V a line")
+@Option("--volume ID:PATH", "a volume and where to mount it (repeat)", read_volume)
+@Option("--command CMD", "what to run, as one string")
+@Option("--label K=V", "a label (repeat)", read_pair)
 @WAIT
 @TIMEOUT
 @Example("podstack pod create --name ci-pod --image myimage:latest", "with the server's defaults")
@@ -4998,9 +4980,9 @@ PROJECT = ("Project", field("project_id"))
 
 
 @command("pod list", "List the pods\nList the pods of the project.")
-@Option("--status", "S", "only those in this state")
-@repeated("--label", "K=V", "only those with this label (repeat)", read_pair)
-@Option("--limit", "N", "at most this many", read=whole_number)
+@Option("--status S", "only those in this state")
+@Option("--label K=V", "only those with this label (repeat)", read_pair)
+@Option("--limit N", "at most this many", read=whole_number)
 @Example("podstack pod list", "name, status, GPU, age")
 @Example("podstack pod list --status stopped --quiet", "ids, for xargs")
 def pod_list(cx, args):
@@ -5021,7 +5003,7 @@ def print_pod(cx, pod):
 
 @command("pod get", "Show a pod.")
 @POD
-@flag("--watch", "go on showing its status as it changes")
+@Option("--watch", "go on showing its status as it changes")
 @Example("podstack pod get ci-pod", "everything known of it")
 def pod_get(cx, args):
     pod = cx.api.pod(args.name)
@@ -5080,7 +5062,7 @@ def pod_start(cx, args):
 
 @command("pod stop", "Stop one or more pods.")
 @PODS
-@flag("--force", "without asking its processes to end")
+@Option("--force", "without asking its processes to end")
 @WAIT
 @TIMEOUT
 @Example("podstack pod stop ci-pod", "its disk stays")
@@ -5101,7 +5083,7 @@ def pod_restart(cx, args):
 
 @command("pod delete", "Delete pods\nDelete one or more pods and what is on their disks.")
 @PODS
-@flag("--force", "running ones, too, and without a question")
+@Option("--force", "running ones, too, and without a question")
 @WAIT
 @TIMEOUT
 @Example("podstack pod delete ci-pod", "asks first")
@@ -5147,9 +5129,9 @@ def shown_log(chunks):
 
 @command("pod logs", "Show a pod's log\nShow a pod's log, as it stands or as it grows.")
 @POD
-@Option("--tail", "N", "only the last N lines", read=whole_number)
-@Option("--since", "TIME", "from this time on, or the last 15m, 1h, 2d")
-@flag("--follow", "go on as it grows")
+@Option("--tail N", "only the last N lines", read=whole_number)
+@Option("--since TIME", "from this time on, or the last 15m, 1h, 2d")
+@Option("--follow", "go on as it grows")
 @Example("podstack pod logs ci-pod --tail 50 --follow", "the last lines, then new ones")
 def pod_logs(cx, args):
     app = cx.app
@@ -5193,10 +5175,10 @@ def pod_ssh(cx, args):
 
 @command("pod exec", "Run a command in a pod; its exit code comes back.")
 @POD
-@Operand("CMD", "the command and its words, after --; they arrive as typed", "--")
-@flag("-i --stdin", "pass stdin on")
-@flag("-t --tty", "give it a terminal")
-@Option("--timeout", "S", "give up after this long", read=read_seconds)
+@Operand("-- CMD...", "the command and its words, after --; they arrive as typed")
+@Option("-i, --stdin", "pass stdin on")
+@Option("-t, --tty", "give it a terminal")
+@Option("--timeout S", "give up after this long", read=read_seconds)
 @Example("podstack pod exec ci-pod -- nvidia-smi", "its output, its exit code")
 @Example("podstack pod exec ci-pod -it -- bash", "a shell")
 def pod_exec(cx, args):
@@ -5248,7 +5230,7 @@ def read_forward(text):
 
 @command("pod port-forward", "Forward ports of this machine to a pod's, until Ctrl-C.")
 @POD
-@Operand("LOCAL:REMOTE", "the ports here and there", "+", dest="ports", read=read_forward)
+@Operand("LOCAL:REMOTE...", "the ports here and there", read_forward, dest="ports")
 @Example("podstack pod port-forward ci-pod 8888:8888", "until Ctrl-C")
 def pod_port_forward(cx, args):
     options = ["-N", "-T", "-o", "ExitOnForwardFailure=yes"]
@@ -5319,10 +5301,10 @@ def read_api_path(text):
 
 @command("api", "Call the API directly\nMake any call with the token in effect; JSON comes back.")
 @Operand("PATH", "a path such as /pods", read=read_api_path)
-@Option("-X --method", "METHOD", "GET, or POST with -f or --input", read_method)
-@repeated("-f --field", "K=V", "a field of the JSON body, or of a GET's query (repeat)", read_pair)
-@Option("--input", "FILE", "the body from a file, or - for stdin")
-@flag("--paginate", "all pages of a list")
+@Option("-X, --method METHOD", "GET, or POST with -f or --input", read_method)
+@Option("-f, --field K=V", "a field of the JSON body, or of a GET's query (repeat)", read_pair)
+@Option("--input FILE", "the body from a file, or - for stdin")
+@Option("--paginate", "all pages of a list")
 @Example("podstack api /pods --paginate", "every pod as JSON")
 @Example("podstack api /projects -f name=new", "a POST with a field")
 def api_call(cx, args):
@@ -5363,7 +5345,7 @@ def fetch_installer(cx, origin):
 
 
 @command("update", "Update podstack in place; this version stays if that fails.")
-@flag("--check", "only tell whether there is another version")
+@Option("--check", "only tell whether there is another version")
 @Example("podstack update", "install the newest version in place of this one")
 @Example("podstack update --check", "only tell whether there is one")
 def update(cx, args):
@@ -5517,19 +5499,16 @@ def help_page(usage, about, examples, tables, end):
     return "\n".join(lines + ["", end]) + "\n"
 
 
-def with_help(parts):
-    return [(str(part), part.help) for part in parts]
-
-
 def help_command(found):
     """Return the help text of one command."""
-    needed = [argument for argument in found.options if argument.required]
-    usage = list(found.words) + needed + ["[options]"] + found.operands
+    usage = list(found.words) + [option.shown for option in found.options if option.required]
+    usage += ["[options]"] + [operand.shown for operand in found.operands]
     operands = [(operand.name, operand.help) for operand in found.operands]
-    tables = [("arguments", operands), ("options", with_help(found.options))]
-    everywhere = " ".join(argument.names[0] for argument in GLOBAL_OPTIONS)
+    options = [(option.shown, option.help) for option in found.options]
+    everywhere = " ".join(option.names[0] for option in GLOBAL_OPTIONS)
     end = "everywhere: %s\n(see podstack --help)" % everywhere
-    return help_page(" ".join(map(str, usage)), found.about, found.examples, tables, end)
+    tables = [("arguments", operands), ("options", options)]
+    return help_page(" ".join(usage), found.about, found.examples, tables, end)
 
 
 def help_group(group):
@@ -5545,8 +5524,9 @@ def help_root():
     """Return the help text of the whole program."""
     examples = [COMMANDS[words].examples[0] for words in (("auth", "login"), ("pod", "create"))]
     single = [(words[0], found.help) for words, found in COMMANDS.items() if len(words) == 1]
-    options = ("options, before or after the command", with_help(GLOBAL_OPTIONS))
-    tables = [("commands", list(GROUPS) + single), options]
+    options = [(option.shown, option.help) for option in GLOBAL_OPTIONS]
+    tables = [("commands", list(GROUPS) + single)]
+    tables.append(("options, before or after the command", options))
     about = "Sign in to the Podstack GPU cloud and work there."
     end = "topics: podstack help " + "|".join(TOPICS)
     return help_page("[options] COMMAND [options]", about, examples, tables, end)
@@ -5567,7 +5547,7 @@ def help_text(words, topics=()):
 
 
 @command("help", "Show help for a command, or one of the topics.")
-@Operand("COMMAND", "command words, or a topic", "*")
+@Operand("[COMMAND...]", "command words, or a topic")
 @Example("podstack help pod create", "as podstack pod create --help")
 @Example("podstack help exit-codes", "one of the topics")
 def show_help(cx, args):
@@ -5653,7 +5633,7 @@ def read_options(options, given):
     argparse gets each option with its value joined, by its long name: left to itself it takes
     abbreviations on 3.6, and a value that begins with a dash for an option.
     """
-    options = list(GLOBAL_OPTIONS) + options
+    options = GLOBAL_OPTIONS + options
     named, argv = by_name(options), []
     for name, text in given:
         if name not in named:
@@ -5667,24 +5647,24 @@ def read_options(options, given):
         values = vars(build_parser(options).parse_args(argv))
     for option in options:
         if option.required and values[option.dest] is None:
-            raise UsageError("%s is missing" % option)
+            raise UsageError("%s is missing" % option.shown)
     return values
 
 
 def read_operands(operands, words, tail):
     """Return {dest: value} for a command's operands; raises UsageError."""
-    behind = any(operand.count == "--" for operand in operands)
+    behind = any(operand.behind for operand in operands)
     values, rest = {}, words if behind else words + tail
     for operand in operands:
-        if operand.count == "--":
+        if operand.behind:
             found = tail
         else:
-            taken = 1 if operand.count == "1" else len(rest)
+            taken = len(rest) if operand.many else 1
             found, rest = rest[:taken], rest[taken:]
-        if operand.count != "*" and not found and not rest:
-            raise UsageError("%s is missing" % operand)
+        if not found and not rest and not operand.shown.startswith("["):
+            raise UsageError("%s is missing" % operand.shown)
         read = [accept(operand.name, text, operand.read) for text in found]
-        values[operand.dest] = read[0] if operand.count == "1" else read
+        values[operand.dest] = read if operand.many else read[0]
     if rest:
         more = ": a command goes after --" if behind else ""
         raise UsageError("Unexpected argument '%s'%s" % (rest[0], more))
@@ -5799,7 +5779,7 @@ SHELLS = tuple(COMPLETION_SCRIPTS)
 
 
 @command("completion", "Print the completion script for a shell.")
-@Operand("SHELL", "bash, zsh, fish or powershell", complete=SHELLS, read=one_of(*SHELLS))
+@Operand("SHELL", "bash, zsh, fish or powershell", one_of(*SHELLS), SHELLS)
 @Example("source <(podstack completion bash)", "in ~/.bashrc")
 @Example("podstack completion fish | source", "in config.fish")
 def completion(cx, args):
@@ -5846,7 +5826,7 @@ def complete_words(app, typed):
     pending = before[-1] if before and before[-1].startswith("-") else None
     line = Line(before[:-1] if pending else before)
     found, operands = find_command(line.words)
-    named = by_name(list(GLOBAL_OPTIONS) + (found.options if found else []))
+    named = by_name(GLOBAL_OPTIONS + (found.options if found else []))
     values = {argument.dest: argument.default for argument in named.values()}
     values.update((named[name].dest, text) for name, text in line.options if text and name in named)
     cx, wanted = Context(app, Options(values)), named.get(pending)
@@ -5857,7 +5837,7 @@ def complete_words(app, typed):
     elif found is None or found.words == ("help",):
         options = next_words(operands) + (list(TOPICS) if found and not operands else [])
     else:
-        repeated = [operand for operand in found.operands[-1:] if operand.count in "+*"]
+        repeated = [operand for operand in found.operands[-1:] if operand.many]
         left = found.operands[len(operands) :] or repeated
         options = candidates_for(cx, left[0].complete) if left else []
     return sorted({lead + word for word in options if word.startswith(start)})

@@ -238,8 +238,8 @@ def peer(found):
     for number, word in enumerate(found.words):
         parser.add_argument("word%d" % number, choices=[word])
     for operand in found.operands:
-        if operand.count != "--":
-            nargs = {"1": None, "+": "+", "*": "*"}[operand.count]
+        if not operand.behind:
+            nargs = ("*" if operand.shown.startswith("[") else "+") if operand.many else None
             parser.add_argument(operand.dest, nargs=nargs, type=operand.read)
     return parser
 
@@ -262,7 +262,7 @@ def random_line(rng, found):
     """The words before a --, and those behind it: mostly right, sometimes not."""
     groups = [[word] for word in found.words]
     for operand in found.operands:
-        count = {"1": 1, "+": rng.randint(1, 3), "*": rng.randint(0, 2), "--": 0}[operand.count]
+        count = 0 if operand.behind else rng.randint(1, 3) if operand.many else 1
         groups += [[rng.choice(WORDS)] for _ in range(count)]
     arguments = arguments_of(found)
     chosen = [argument for argument in arguments if argument.required and rng.random() < 0.95]
@@ -290,7 +290,7 @@ def ours(typed):
 
 def theirs(parser, found, typed, tail):
     """The same by argparse."""
-    behind = [operand for operand in found.operands if operand.count == "--"]
+    behind = [operand for operand in found.operands if operand.behind]
     try:
         split = [] if behind or not tail else ["--"] + tail
         values = vars(parser.parse_intermixed_args(typed + split))
