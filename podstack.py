@@ -4109,8 +4109,8 @@ def json_for(cx, value):
     return json_dump(value, ascii_only=not encoding.lower().startswith("utf"))
 
 
-def print_data(cx, value, form):
-    """Print a value if `form` is json or yaml; tells whether it is."""
+def print_data(cx, value, form, lines=()):
+    """Print a value as JSON or YAML, or where `form` is for readers the lines in its place."""
     if form == "json":
         cx.app.write(json_for(cx, value) + "\n")
     elif form == "yaml":
@@ -4118,14 +4118,14 @@ def print_data(cx, value, form):
             cx.app.write(yaml_dump(value))
         except ValueError as error:
             raise PodError("The answer cannot be written as YAML: %s" % error, "Use: -o json")
-    return form in ("json", "yaml")
+    else:
+        for line in lines:
+            cx.app.out(line)
 
 
 def print_fixed(cx, value, *lines):
     """Print fixed lines; only an explicit -o json or yaml prints `value` in their place."""
-    if not print_data(cx, value, cx.options.output):
-        for line in lines:
-            cx.app.out(line)
+    print_data(cx, value, cx.options.output, lines)
 
 
 def counted(cx, pages, aloud=True):
@@ -4176,12 +4176,11 @@ def print_rows(cx, pages, columns, wide=()):
 
 def print_object(cx, value, columns):
     """Print one object: for a reader its columns (or (label, text)), as JSON and YAML all of it."""
-    if print_data(cx, value, cx.settings.get("output")):
-        return
     shown = [labelled(column) for column in columns]
     width = max(len(label) for label, _ in shown) + 2
-    for label, show in shown:
-        cx.app.out((label + ":").ljust(width) + (show(value) if callable(show) else show))
+    texts = [show(value) if callable(show) else show for _, show in shown]
+    lines = [(label + ":").ljust(width) + text for (label, _), text in zip(shown, texts)]
+    print_data(cx, value, cx.settings.get("output"), lines)
 
 
 def read_pair(text):
@@ -4191,22 +4190,13 @@ def read_pair(text):
     return key, value
 
 
-def field(name):
-    """Return a function that shows a field of a row as text."""
-    return lambda row: "-" if row.get(name) in (None, "") else str(row[name])
+def field(name, form=str):
+    """Return a function that shows a field of a row as text, by `form` where it has a value."""
+    return lambda row: "-" if row.get(name) in (None, "") else form(row[name])
 
 
-def date_of(name):
-    return lambda row: format_date(row.get(name))
-
-
-def gpu_of(pod):
-    kind = pod.get("gpu_type")
-    return "%s x%s" % (kind, pod.get("gpu_count") or 1) if kind else "-"
-
-
-def size_of(name, unit):
-    return lambda row: "-" if row.get(name) is None else "%s %s" % (row[name], unit)
+def gigabytes(value):
+    return "%s GB" % value
 
 
 def expiry_words(text, now):
@@ -4374,7 +4364,7 @@ def flat_fields(value, name=""):
         yield name, "-"
 
 
-CREATED = ("Created", date_of("created_at"))
+CREATED = ("Created", field("created_at", format_date))
 
 
 @command("auth token-info", "Show the token's type, name, scopes, age and expiry.")
@@ -4488,7 +4478,7 @@ def auth_list(cx, args):
         row.update(expires_at=profile.get("expires"))
         rows.append(row)
     active = ("Active", lambda row: "*" if row["active"] else "")
-    expires = ("Expires", date_of("expires_at"))
+    expires = ("Expires", field("expires_at", format_date))
     print_rows(cx, [rows], ("Name", active, "Email", "Project", "Endpoint", "Storage", expires))
 
 
@@ -4865,10 +4855,10 @@ def project_current(cx, args):
 
 def print_created(cx, made):
     """Print what a create made: its id alone when quiet, all of it for json and yaml."""
-    form = form_of(cx)
-    if not print_data(cx, made, form):
-        made_id = field("id")(made)
-        cx.app.out(made_id if form == "ids" else "%s  %s" % (made_id, field("name")(made)))
+    form, line = form_of(cx), field("id")(made)
+    if form != "ids":
+        line += "  " + field("name")(made)
+    print_data(cx, made, form, [line])
 
 
 @command("project create", "Create a project.")
@@ -4973,9 +4963,14 @@ def pod_create(cx, args):
     print_created(cx, pod)
 
 
+def gpu_of(pod):
+    kind = pod.get("gpu_type")
+    return "%s x%s" % (kind, pod.get("gpu_count") or 1) if kind else "-"
+
+
 GPU = ("GPU", gpu_of)
-MEMORY = ("Memory", size_of("memory", "GB"))
-DISK = ("Disk", size_of("disk", "GB"))
+MEMORY = ("Memory", field("memory", gigabytes))
+DISK = ("Disk", field("disk", gigabytes))
 PROJECT = ("Project", field("project_id"))
 
 
@@ -5022,15 +5017,14 @@ def change_pods(cx, args, act, words, target):
     """Do `act(name)` for each pod, then wait for all of them; `words` say so before and after."""
     failures = []
 
-    def each(step, things):
-        for thing in things:
-            try:
-                yield step(thing)
-            except PodError as error:
-                if len(args.name) == 1 or isinstance(error, AuthError):
-                    raise  # the only pod's failure is the answer, a bad token is that of all
-                cx.app.complain(error.message, label="Error: ")
-                failures.append(error)
+    def attempt(step, thing):
+        try:
+            return step(thing)
+        except PodError as error:
+            if len(args.name) == 1 or isinstance(error, AuthError):
+                raise  # the only pod's failure is the answer, a bad token is that of all
+            cx.app.complain(error.message, label="Error: ")
+            failures.append(error)
 
     def change(name):
         pod = act(name)
@@ -5041,9 +5035,9 @@ def change_pods(cx, args, act, words, target):
         wait_for_state(cx, pod, target, args.timeout)
         cx.app.say("%s pod '%s'" % (words[1], pod.get("name") or pod.get("id")))
 
-    pods = list(each(change, args.name))
-    if args.wait:
-        list(each(wait, pods))
+    pods = [attempt(change, name) for name in args.name]
+    for pod in filter(None, pods if args.wait else []):
+        attempt(wait, pod)
     if failures:
         codes = {failure.code for failure in failures}
         problem = "%d of %s failed" % (len(failures), plural(len(args.name), "pod"))
@@ -5100,19 +5094,6 @@ def pod_delete(cx, args):
 # -- pod: what it does
 
 
-def since_time(text, now):
-    """Return the RFC 3339 time that --since means, or None; raises UsageError."""
-    if text is None:
-        return None
-    try:
-        at = now - parse_span(text)
-    except ValueError:
-        at = parse_time(text)
-    if at is None:
-        raise UsageError("--since takes a time or a span such as 1h, not '%s'" % text)
-    return format_time(at)
-
-
 def shown_log(chunks):
     """Yield a log that comes in chunks as text for a terminal, whole lines at a time."""
     rest = b""
@@ -5134,9 +5115,15 @@ def shown_log(chunks):
 @Option("--follow", "go on as it grows")
 @Example("podstack pod logs ci-pod --tail 50 --follow", "the last lines, then new ones")
 def pod_logs(cx, args):
-    app = cx.app
-    query = [("tail", args.tail), ("since", since_time(args.since, app.now()))]
-    query.append(("follow", "true" if args.follow else None))
+    app, query = cx.app, [("tail", args.tail), ("follow", "true" if args.follow else None)]
+    if args.since is not None:
+        try:
+            at = app.now() - parse_span(args.since)
+        except ValueError:
+            at = parse_time(args.since)
+        if at is None:
+            raise UsageError("--since takes a time or a span such as 1h, not '%s'" % args.since)
+        query.append(("since", format_time(at)))
     parts, write = cx.api.pod_logs(args.name, query, args.follow), app.write_bytes
     if app.is_terminal(app.stdout):
         parts, write = shown_log(parts), app.write
@@ -5248,31 +5235,27 @@ def pod_port_forward(cx, args):
 # -- wallet, gpu, api
 
 
-def cents(name):
-    """Return a function that shows a field of cents as an amount of money."""
-
-    def show(row):
-        if not isinstance(row.get(name), (int, float)):
-            return "-"
-        return "%.2f %s" % (row[name] / 100.0, row.get("currency") or "USD")
-
-    return show
+def money(row, name):
+    if not isinstance(row.get(name), (int, float)):
+        return "-"
+    return "%.2f %s" % (row[name] / 100.0, row.get("currency") or "USD")
 
 
 @command("wallet balance", "Show the balance.")
 @Example("podstack wallet balance", "and what is still to be charged")
 def wallet_balance(cx, args):
-    balance = ("Balance", cents("balance_cents"))
-    pending = ("Pending charges", cents("pending_charges_cents"))
-    columns = (balance, pending, ("Updated", date_of("last_updated")))
-    print_object(cx, cx.api.object("wallet", "GET", "/billing/wallet"), columns)
+    wallet = cx.api.object("wallet", "GET", "/billing/wallet")
+    balance = ("Balance", money(wallet, "balance_cents"))
+    pending = ("Pending charges", money(wallet, "pending_charges_cents"))
+    updated = ("Updated", field("last_updated", format_date))
+    print_object(cx, wallet, (balance, pending, updated))
 
 
 @command("gpu list", "List the GPU types\nList the GPU types with price and availability.")
 @Example("podstack gpu list", "memory, price, how many are free")
 def gpu_list(cx, args):
-    memory = ("Memory", size_of("memory_gb", "GB"))
-    price = ("Per hour", cents("price_per_hour_cents"))
+    memory = ("Memory", field("memory_gb", gigabytes))
+    price = ("Per hour", lambda row: money(row, "price_per_hour_cents"))
     free = ("Free", lambda row: "%s/%s" % (row.get("available", "-"), row.get("total", "-")))
     print_rows(cx, cx.api.pages("gpus", "/gpus"), ("Type", "Name", memory, price, free))
 
@@ -5324,11 +5307,7 @@ def api_call(cx, args):
         return print_streamed(cx, cx.api.pages(name, path, query), form)
     answer = cx.api.send(method, path, query, dict(fields) or None, "'%s'" % path, raw)
     value = answer.json()
-    if value is not None:
-        print_data(cx, value, form)
-    else:
-        for line in answer.text.splitlines():
-            cx.app.out(line)
+    print_data(cx, value, None if value is None else form, answer.text.splitlines())
 
 
 # -- the program itself
@@ -5452,10 +5431,6 @@ def unknown_command(words, topics=()):
     return UsageError("Unknown command '%s'%s" % (words[0], guess), "See: podstack --help")
 
 
-def unknown_option(name, known):
-    return UsageError("Unknown option '%s'%s" % (name, did_you_mean(name, known)))
-
-
 def find_command(words):
     """Return (command, operands) for the words of a line, or (None, words)."""
     for length in (2, 1):
@@ -5566,20 +5541,14 @@ def show_version(cx, args):
 # -- the command line
 
 
-def by_name(arguments):
-    return {name: argument for argument in arguments for name in argument.names}
-
-
 def split_option(word):
     """Return (name, text of its value or None, the rest of a cluster) of `--a`, `-a=b`, `-abc`."""
-    if word.startswith("--"):
+    if word.startswith("--") or word[2:3] in ("", "="):
         name, mark, text = word.partition("=")
         return name, text if mark else None, ""
     name, text = word[:2], word[2:]
-    if not text:
-        return name, None, ""
     if TAKES_VALUE.get(name):
-        return name, text[1:] if text.startswith("=") else text, ""
+        return name, text, ""
     return (word, None, "") if text.startswith("-") else (name, None, "-" + text)
 
 
@@ -5634,10 +5603,10 @@ def read_options(options, given):
     abbreviations on 3.6, and a value that begins with a dash for an option.
     """
     options = GLOBAL_OPTIONS + options
-    named, argv = by_name(options), []
+    named, argv = {name: option for option in options for name in option.names}, []
     for name, text in given:
         if name not in named:
-            raise unknown_option(name, named)
+            raise UsageError("Unknown option '%s'%s" % (name, did_you_mean(name, named)))
         if bool(named[name].metavar) != (text is not None):
             problem = "takes no value" if text is not None else "needs a value"
             raise UsageError("%s %s" % (name, problem))
@@ -5676,8 +5645,9 @@ def read_line(line):
     found, words = find_command(line.words)
     if found is None:
         for name, _ in line.options:  # a slip there leaves its value among the command words
-            if name not in TAKES_VALUE and did_you_mean(name, TAKES_VALUE):
-                raise unknown_option(name, TAKES_VALUE)
+            guess = did_you_mean(name, TAKES_VALUE)
+            if name not in TAKES_VALUE and guess:
+                raise UsageError("Unknown option '%s'%s" % (name, guess))
         raise unknown_command(line.words)
     values = read_options(found.options, line.options)
     values.update(read_operands(found.operands, words, line.tail))
@@ -5799,48 +5769,39 @@ def candidates_for(cx, kind):
     return [name for name in names if isinstance(name, str)]
 
 
-def next_words(words):
-    """Return the words that can follow these on the way to a command."""
-    depth = len(words)
-    return [path[depth] for path in COMMANDS if list(path[:depth]) == words and len(path) > depth]
-
-
-def split_typed(typed):
-    """Return (words before, the beginning to complete, what stands before it in its word)."""
-    before, start = list(typed[:-1]), typed[-1].strip() if typed else ""
-    if start == "=":  # bash breaks words at =
-        return before, "", ""
-    if before and before[-1] == "=":
-        return before[:-1], start, ""
-    name, mark, text = start.partition("=")
-    if mark and name.startswith("--"):
-        return before + [name], text, name + "="
-    return before, start, ""
-
-
 def complete_words(app, typed):
     """Return the candidates for the last of the words typed after `podstack`."""
-    before, start, lead = split_typed(typed)
+    before, start, lead = list(typed[:-1]), typed[-1].strip() if typed else "", ""
     if "--" in before:
         return []
-    pending = before[-1] if before and before[-1].startswith("-") else None
-    line = Line(before[:-1] if pending else before)
+    if start == "=":  # bash breaks words at =
+        start = ""
+    elif before[-1:] == ["="]:
+        before.pop()
+    elif start.startswith("--") and "=" in start:
+        name, _, start = start.partition("=")
+        before, lead = before + [name], name + "="
+    line = Line(before)
     found, operands = find_command(line.words)
-    named = by_name(GLOBAL_OPTIONS + (found.options if found else []))
-    values = {argument.dest: argument.default for argument in named.values()}
+    options = GLOBAL_OPTIONS + (found.options if found else [])
+    named = {name: option for option in options for name in option.names}
+    values = {option.dest: option.default for option in options}
     values.update((named[name].dest, text) for name, text in line.options if text and name in named)
-    cx, wanted = Context(app, Options(values)), named.get(pending)
-    if wanted and wanted.metavar:
-        options = candidates_for(cx, wanted.complete)
+    pending = line.lacks_value and named.get(line.options[-1][0])
+    if pending and pending.metavar:
+        words = pending.complete
     elif start.startswith("-"):
-        options = named
+        words = named
     elif found is None or found.words == ("help",):
-        options = next_words(operands) + (list(TOPICS) if found and not operands else [])
+        depth = len(operands)
+        ways = [path[depth:] for path in COMMANDS if list(path[:depth]) == operands]
+        words = [way[0] for way in ways if way] + (list(TOPICS) if found and not depth else [])
     else:
         repeated = [operand for operand in found.operands[-1:] if operand.many]
         left = found.operands[len(operands) :] or repeated
-        options = candidates_for(cx, left[0].complete) if left else []
-    return sorted({lead + word for word in options if word.startswith(start)})
+        words = left[0].complete if left else ()
+    words = candidates_for(Context(app, Options(values)), words)
+    return sorted({lead + word for word in words if word.startswith(start)})
 
 
 def print_completions(app, typed):
@@ -5852,8 +5813,8 @@ def print_completions(app, typed):
     def work():
         try:
             found.extend(complete_words(app, typed))
-        except Exception as error:
-            app.debug("no completion: %s" % error)
+        except Exception:
+            pass
 
     # As if from a token_command: none is run.
     app.environ = dict(app.environ, PODSTACK_TIMEOUT="1", PODSTACK_TOKEN_COMMAND="1")
@@ -5869,34 +5830,18 @@ def print_completions(app, typed):
 # -- the end of every run
 
 
-def brief(app, text):
-    """Return a text for stderr, not beyond measure; what is cut could no longer be redacted."""
-    text = redact(text, app.secrets)
-    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
-
-
 def report(app, error):
-    """Write a failure's lines to stderr: the message, the hint, the details, the traceback."""
-    app.complain(brief(app, error.message), label="Error: ")
-    lines = [line for line in [error.hint] + error.details if line]
+    """Write a failure's lines to stderr: message, hint, details, traceback; returns its code."""
+    lines = [error.message] + [line for line in [error.hint] + error.details if line]
+    lines = [redact(line, app.secrets) for line in lines]  # what is cut could no longer be
     if app.debugging:
         import traceback
 
         lines += redact_names(redact(traceback.format_exc(), app.secrets)).splitlines()
-    app.complain(*[brief(app, line) for line in lines])
-
-
-def as_pod_error(error):
-    """Return the PodError that tells the user of an exception."""
-    if isinstance(error, PodError):
-        return error
-    if isinstance(error, OSError):
-        return PodError(str(error.strerror or error))
-    if isinstance(error, RecursionError):  # nothing else is as deep as what comes from elsewhere
-        return Unreachable("Podstack's answer is nested too deeply")
-    kind = "%s: %s" % (type(error).__name__, error)
-    hint = "Run it again with --debug and report what it prints"
-    return PodError("This is a bug in podstack %s (%s)" % (VERSION, kind), hint)
+    lines = [line if len(line) <= MAX_SHOWN else line[:MAX_SHOWN] + "..." for line in lines]
+    app.complain(lines[0], label="Error: ")
+    app.complain(*lines[1:])
+    return error.code
 
 
 def main(argv, app):
@@ -5914,10 +5859,16 @@ def main(argv, app):
         return 130
     except BrokenPipeError:
         return 1
+    except PodError as error:
+        return report(app, error)
+    except OSError as error:
+        return report(app, PodError(str(error.strerror or error)))
+    except RecursionError:  # nothing else is as deep as what comes from elsewhere
+        return report(app, Unreachable("Podstack's answer is nested too deeply"))
     except Exception as error:
-        failure = as_pod_error(error)
-        report(app, failure)
-        return failure.code
+        bug = (VERSION, type(error).__name__, error)
+        hint = "Run it again with --debug and report what it prints"
+        return report(app, PodError("This is a bug in podstack %s (%s: %s)" % bug, hint))
 
 
 def run():
