@@ -1894,10 +1894,8 @@ class Settings:
 # falls back from the keychain to plain text, and a token goes only to the endpoint it is kept for.
 
 KEYCHAIN_SERVICE = "podstack"
-KEYCHAIN_WAIT = "Waiting for your keyring to be unlocked ..."
 NO_KEYRING = "Or keep the token in the config file: podstack auth login --no-keyring"
 UNLOCK = 'read -rs P; printf %s "$P" | gnome-keyring-daemon --replace --unlock'
-PROBE_PAYLOAD = "ps1." + "0" * 2044
 SECRET_TOOL_ERRORS = (
     ("autolaunch D-Bus", "there is no D-Bus session here", "Start one: dbus-run-session"),
     ("Could not connect", "the D-Bus session does not answer", "Start one: dbus-run-session"),
@@ -1911,14 +1909,10 @@ SECRET_TOOL_ERRORS = (
 )
 SECURITY_ERRORS = {
     36: "it is locked, and this session cannot ask",
-    37: "it is not available in this session",
     45: "it refused to replace the item",
-    50: "it is not available in this session",
     51: "access was denied",
-    52: "it is read-only",
-    53: "it is not available in this session",
     128: "the question was cancelled",
-    195: "it cannot be written",
+    **dict.fromkeys((37, 50, 53), "it is not available in this session"),
 }
 
 
@@ -1929,8 +1923,9 @@ def keychain_error(problem, advice):
 def call_keychain(app, argv, stdin=None):
     """Return (exit code, stdout, stderr) of a keychain program; raises PodError."""
     seconds = 60 if app.is_terminal(app.stderr) else 10
+    patience = (2, "Waiting for your keyring to be unlocked ...")
     try:
-        return app.run(argv, stdin, seconds, {"LC_ALL": "C.UTF-8"}, (2, KEYCHAIN_WAIT))
+        return app.run(argv, stdin, seconds, {"LC_ALL": "C.UTF-8"}, patience)
     except TimeoutError:
         raise keychain_error("it does not answer", "Unlock it, then try again")
     except OSError as error:
@@ -2001,8 +1996,7 @@ class MacKeychain:
 
     def __init__(self, app, account):
         self.app, self.account = app, account
-        if not os.path.exists(self.program):
-            raise keychain_error("%s is missing" % self.program, "Restore it")
+        self.item = ["-a", account, "-s", KEYCHAIN_SERVICE]
 
     @staticmethod
     def quote(text):
@@ -2011,22 +2005,18 @@ class MacKeychain:
             raise keychain_error("a name has a control character", "Choose another profile name")
         return '"%s"' % text.replace("\\", "\\\\").replace('"', '\\"')
 
-    @staticmethod
-    def failure(code):
-        problem = SECURITY_ERRORS.get(code, "security ended with code %d" % code)
-        return keychain_error(problem, "Unlock it: security unlock-keychain")
-
-    def call(self, command, *more):
-        """Return what a command on the item prints, or None where there is no item."""
-        argv = [self.program, command, "-a", self.account, "-s", KEYCHAIN_SERVICE, *more]
-        code, out, _ = call_keychain(self.app, argv)
-        if code not in (0, 44):
-            raise self.failure(code)
-        return None if code else out.decode("utf-8", "replace").rstrip("\n")
+    def call(self, *words, stdin=None):
+        """Return what security prints, or None where there is no item."""
+        code, out, err = call_keychain(self.app, [self.program, *words], stdin)
+        if code == 44:
+            return None
+        if code or (stdin and err.strip()):
+            problem = SECURITY_ERRORS.get(code, "security ended with code %d" % code)
+            raise keychain_error(problem, "Unlock it: security unlock-keychain")
+        return out.decode("utf-8", "replace").rstrip("\n")
 
     def read(self):
-        """Return the payload, or None where there is none."""
-        return self.call("find-generic-password", "-w")
+        return self.call("find-generic-password", *self.item, "-w")
 
     def write(self, payload):
         """Store the payload through `security -i`, so that no argument list ever holds it."""
@@ -2035,13 +2025,10 @@ class MacKeychain:
         line = (form % tuple(map(self.quote, words))).encode("utf-8")
         if len(line) > 4095:  # it would run the rest as another command
             raise keychain_error("the login is too long for it", "Generate a shorter token")
-        code, _, err = call_keychain(self.app, [self.program, "-i"], line)
-        if code or err.strip():
-            raise self.failure(code or 1)
+        self.call("-i", stdin=line)
 
     def delete(self):
-        """Remove the item; no error where there is none."""
-        self.call("delete-generic-password")
+        self.call("delete-generic-password", *self.item)
 
 
 def open_keychain(settings, name):
@@ -2087,13 +2074,13 @@ def unpack_payload(payload):
         reader = zlib.decompressobj()
         kept = json.loads(reader.decompress(packed, MAX_CONFIG_BYTES).decode("utf-8"))
         kept = {field: kept.get(field) for field in SECRET_FIELDS}
-        is_whole = reader.eof and not reader.unused_data and is_token(kept["token"])
+        is_whole = reader.eof and not reader.unused_data and payload.startswith("ps1.")
+        if is_whole and is_token(kept["token"]):
+            return {field: text if is_token(text) else None for field, text in kept.items()}
     except (ValueError, AttributeError, zlib.error, RecursionError):
-        is_whole = False
-    if not is_whole or not payload.startswith("ps1."):
-        advice = "Sign in again: podstack auth login"
-        raise keychain_error("its item for this profile is not one of ours", advice)
-    return {field: text if is_token(text) else None for field, text in kept.items()}
+        pass
+    advice = "Sign in again: podstack auth login"
+    raise keychain_error("its item for this profile is not one of ours", advice)
 
 
 class Credential:
@@ -2112,18 +2099,41 @@ class Credential:
         return float("inf") if at is None else at - now
 
 
-def load_login(settings, profile):
-    """Return the Credential that `profile` keeps, in the file or the keychain, or None."""
+def token_endpoint(profile, fields=("endpoint", "api_endpoint")):
+    """Return the endpoint that a profile's token belongs to."""
+    for keys in [profile.key_of(field) for field in fields] + [("api", "endpoint")]:
+        if profile.config.text_at(keys):
+            return profile.config.read(keys, read_endpoint)
+    return DEFAULT_ENDPOINT
+
+
+def check_pin(settings, profile, kept_for):
+    """Raise unless the profile's token, kept for one endpoint, is for the one in effect."""
+    endpoint, _, origin = settings.find("endpoint")
+    if kept_for != endpoint:
+        words = (profile.name, kept_for, endpoint)
+        option = "--profile %s " % profile.name if settings.options.profile else ""
+        problem = "The token of profile '%s' is for %s, not for %s" % words
+        hint = "Sign in there: podstack %sauth login" % option
+        raise AuthError(problem, hint, ["The address is from %s" % origin])
+
+
+def load_login(settings, profile, pinned=True):
+    """Return the Credential that `profile` keeps, or None; `pinned` to the endpoint in effect."""
+    if not profile.holds_login:
+        return None
+    if pinned:
+        check_pin(settings, profile, token_endpoint(profile))
     kind, place = "file", profile.config.path
     fields = {field: profile.get(field) for field in LOGIN_FIELDS + ("client_id",)}
     if profile.in_keychain:
         kind = place = "keyring"
         payload = open_keychain(settings, profile.name).read()
-        fields.update(unpack_payload(payload) if payload is not None else {})
-    elif fields["token"] and not is_token(fields["token"]):
+        if payload is None:
+            return None
+        fields.update(unpack_payload(payload))
+    elif not is_token(fields["token"]):
         raise profile.config.error(profile.key_of("token"), "is not one line of visible ASCII")
-    if not fields["token"]:
-        return None
     for field in SECRET_FIELDS:
         settings.app.guard(fields[field])
     origin = "Token from profile '%s' in %s" % (profile.name, place)
@@ -2156,20 +2166,14 @@ def save_login(settings, name, login, storage):
             try:
                 open_keychain(settings, name).delete()
             except PodError as error:
-                problem = "the keyring still holds the earlier login: %s"
-                settings.app.warn(problem % error.message)
-
-
-def prove_keychain(settings, name):
-    """Raise unless the keychain can be written; it may ask for a password: not under the lock."""
-    probe = "%s.probe%d" % (name, os.getpid())  # no profile's name, and no other process's
-    write_keychain(settings, probe, PROBE_PAYLOAD).delete()
+                settings.app.warn("the keyring still holds the earlier login: %s" % error.message)
 
 
 def prove_storage(settings, name, storage):
     """Raise unless a login can be saved right now, so that no single-use answer is lost."""
     if storage == "keyring":
-        prove_keychain(settings, name)
+        probe = "%s.probe%d" % (name, os.getpid())  # no profile's name, and no other process's
+        write_keychain(settings, probe, "ps1." + "0" * 2044).delete()
     trial = Credential(token="x", refresh_token="x", expires="2024-12-31T00:00:00Z", endpoint="x")
     settings.config.edit(lambda _: login_changes(settings, name, trial, storage), trial=True)
 
@@ -2192,30 +2196,9 @@ def forget_login(settings, name):
 
 def chosen_storage(settings, options):
     """Return where a new login is to be kept: file or keyring."""
-    if options.use_keyring and options.no_keyring:
-        raise UsageError("--use-keyring and --no-keyring exclude each other")
-    if options.use_keyring or options.no_keyring:
-        return "keyring" if options.use_keyring else "file"
-    return settings.get("storage")
-
-
-def token_endpoint(profile, fields=("endpoint", "api_endpoint")):
-    """Return the endpoint that a profile's token belongs to."""
-    for keys in [profile.key_of(field) for field in fields] + [("api", "endpoint")]:
-        if profile.config.text_at(keys):
-            return profile.config.read(keys, read_endpoint)
-    return DEFAULT_ENDPOINT
-
-
-def check_pin(settings, profile, kept_for):
-    """Raise unless the profile's token, kept for one endpoint, is for the one in effect."""
-    endpoint, _, origin = settings.find("endpoint")
-    if kept_for != endpoint:
-        words = (profile.name, kept_for, endpoint)
-        option = "--profile %s " % profile.name if settings.options.profile else ""
-        problem = "The token of profile '%s' is for %s, not for %s" % words
-        hint = "Sign in there: podstack %sauth login" % option
-        raise AuthError(problem, hint, ["The address is from %s" % origin])
+    if options.use_keyring:
+        return "keyring"
+    return "file" if options.no_keyring else settings.get("storage")
 
 
 def environment_credential(settings):
@@ -2246,19 +2229,6 @@ def command_words(app, profile):
     return [program] + argv[1:]
 
 
-def read_command_answer(text):
-    """Return (token, expiry) of what a token_command printed: JSON, or the token alone."""
-    import json
-
-    if not text.lstrip().startswith("{"):
-        return text.rstrip("\r\n"), None
-    try:
-        answer = json.loads(text)
-    except (ValueError, RecursionError):
-        return None, None
-    return answer.get("token"), answer.get("expires_at")
-
-
 def check_command_file(profile):
     """Raise unless nobody else can write the file that names the command, or put another there."""
     config = profile.config
@@ -2274,6 +2244,8 @@ def check_command_file(profile):
 
 def command_credential(settings, profile):
     """Return the Credential that the profile's token_command yields; raises AuthError."""
+    import json
+
     app, what = settings.app, "token_command of profile '%s'" % profile.name
     check_pin(settings, profile, token_endpoint(profile, ["api_endpoint"]))
     check_command_file(profile)
@@ -2288,23 +2260,22 @@ def command_credential(settings, profile):
     }
     try:
         code, out, _ = app.run(argv, env=environ, inherit=True)
-    except (OSError, TimeoutError) as error:
-        raise AuthError("%s failed: %s" % (named, getattr(error, "strerror", None) or error))
+    except OSError as error:
+        raise AuthError("%s failed: %s" % (named, error.strerror or error))
     if code:
         raise AuthError("%s failed with exit code %d" % (named, code))
-    token, expires = read_command_answer(out.decode("utf-8", "replace"))
-    app.guard(token)
+    text = out.decode("utf-8", "replace")
+    answer = {"token": text.rstrip("\r\n")}
+    if text.lstrip().startswith("{"):
+        try:
+            answer = json.loads(text)
+        except (ValueError, RecursionError):
+            answer = {}
+    token, expires = app.guard(answer.get("token")), answer.get("expires_at")
     if not is_token(token):
         raise AuthError("%s did not print one token" % named)
     origin = "Token from " + what
     return Credential(token=token, expires=expires, kind="command", origin=origin, profile=profile)
-
-
-def stored_credential(settings, profile):
-    """Return what load_login does; raises AuthError where it is for another endpoint."""
-    if profile.holds_login:
-        check_pin(settings, profile, token_endpoint(profile))
-    return load_login(settings, profile)
 
 
 def find_credential(settings):
@@ -2312,7 +2283,7 @@ def find_credential(settings):
     found = None if settings.options.profile else environment_credential(settings)
     if not found:
         profile = settings.profile()
-        read = command_credential if profile.get("token_command") else stored_credential
+        read = command_credential if profile.get("token_command") else load_login
         found = read(settings, profile) or environment_credential(settings)
     if not found:
         is_empty = "PODSTACK_API_TOKEN" in settings.app.environ
@@ -2938,13 +2909,12 @@ SCOPES = ("openid", "profile", "email", "offline_access")
 
 
 class OAuthError(AuthError):
-    """The authorization server's refusal (RFC 6749 §5.2): its `error` code."""
+    """The authorization server's refusal (RFC 6749 §4.1.2.1, §5.2): its `error` code."""
 
-    def __init__(self, error, description=None):
-        words = "%s: %s" % (error, description) if description else error
-        super().__init__("Sign-in failed: %s" % words)
-        self.error = error
-        if error == "access_denied":
+    def __init__(self, answer):
+        self.error, more = answer["error"], answer.get("error_description")
+        super().__init__("Sign-in failed: %s%s" % (self.error, ": %s" % more if more else ""))
+        if self.error == "access_denied":
             self.message, self.hint = "Sign-in was denied", "Run: podstack auth login"
 
 
@@ -2954,9 +2924,9 @@ def read_oauth_answer(answer):
     if answer.status == 200 and isinstance(body, dict) and "error" not in body:
         return body
     if isinstance(body, dict) and isinstance(body.get("error"), str):
-        raise OAuthError(body["error"], body.get("error_description"))
-    status = "HTTP %d" % answer.status
-    raise Unreachable("The authorization server's answer is not understood (%s)" % status)
+        raise OAuthError(body)
+    problem = "The authorization server's answer is not understood (HTTP %d)"
+    raise Unreachable(problem % answer.status)
 
 
 class AuthServer:
@@ -3026,32 +2996,25 @@ def fetch_document(http, url, limits):
     return document if isinstance(document, dict) else None
 
 
-def find_issuer(http, endpoint, limits):
-    """Return (issuer, resource) that an endpoint names (RFC 9728), itself where it names none."""
-    url = well_known(parse_url(endpoint), "oauth-protected-resource")
-    document = fetch_document(http, url, limits)
-    if document is None:
-        return endpoint, None
-    resource, servers = document.get("resource"), document.get("authorization_servers")
-    try:
-        is_ours = read_endpoint(resource) == endpoint  # §3.3
-    except ValueError:
-        is_ours = False
-    if not is_ours:
-        raise PodError("The server's metadata is for %s, not for %s" % (resource, endpoint))
-    return servers[0] if isinstance(servers, list) and servers else endpoint, resource
-
-
 def discover(http, endpoint, client_id, limits=()):
-    """Return the AuthServer that `endpoint` names, or None where it has no browser login."""
-    issuer, resource = find_issuer(http, endpoint, limits)
-    loopback = parse_url(endpoint).is_loopback
-    url = safe_url(issuer, "issuer", loopback)
-    openid = parse_url(str(url).rstrip("/") + "/.well-known/openid-configuration")
-    for place in (well_known(url, "oauth-authorization-server"), openid):
-        metadata = fetch_document(http, place, limits)
+    """Return the AuthServer that `endpoint` names (RFC 9728), or None without browser login."""
+    url, issuer, resource = parse_url(endpoint), endpoint, None
+    document = fetch_document(http, well_known(url, "oauth-protected-resource"), limits)
+    if document is not None:
+        resource, servers = document.get("resource"), document.get("authorization_servers")
+        try:
+            is_ours = read_endpoint(resource) == endpoint  # §3.3
+        except ValueError:
+            is_ours = False
+        if not is_ours:
+            raise PodError("The server's metadata is for %s, not for %s" % (resource, endpoint))
+        issuer = servers[0] if isinstance(servers, list) and servers else endpoint
+    place = safe_url(issuer, "issuer", url.is_loopback)
+    openid = parse_url(str(place).rstrip("/") + "/.well-known/openid-configuration")
+    for address in (well_known(place, "oauth-authorization-server"), openid):
+        metadata = fetch_document(http, address, limits)
         if metadata:
-            return AuthServer(http, issuer, metadata, client_id, loopback, resource, limits)
+            return AuthServer(http, issuer, metadata, client_id, url.is_loopback, resource, limits)
     return None
 
 
@@ -3065,13 +3028,13 @@ def positive(value, default):
 def login_from_grant(app, grant, server, endpoint, earlier=None):
     """Return the Credential that a token answer makes; an old refresh token may stay."""
     lifetime = positive(grant.get("expires_in"), None)
-    login = Credential(token=grant["access_token"], refresh_token=grant["refresh_token"])
-    login.expires = lifetime and format_time(app.now() + lifetime)
+    login = Credential(**vars(earlier or Credential()))
+    login.token, login.expires = (
+        grant["access_token"],
+        lifetime and format_time(app.now() + lifetime),
+    )
+    login.refresh_token = grant["refresh_token"] or login.refresh_token
     login.endpoint, login.issuer, login.client_id = endpoint, server.issuer, server.client_id
-    if earlier:
-        login.email = earlier.email
-        login.refresh_token = login.refresh_token or earlier.refresh_token
-        login.kind, login.origin, login.profile = earlier.kind, earlier.origin, earlier.profile
     return login
 
 
@@ -3141,9 +3104,9 @@ def callback_server(login, port):
         def show(self, status, title, text):
             self.close_connection = True
             tick, cross = ("\\2713", "#2e7d5b"), ("\\2717", "#b3452c")
-            sign, color = tick if title == SIGNED_IN else cross
-            fields = {"status": status, "title": title, "text": escape(text), "sign": sign}
-            page = PAGE % dict(fields, color=color, nonce=token_urlsafe(16))
+            fields = {"status": status, "title": title, "text": escape(text)}
+            fields["sign"], fields["color"] = tick if title == SIGNED_IN else cross
+            page = PAGE % dict(fields, nonce=token_urlsafe(16))
             self.wfile.write(page.replace("\n", "\r\n").encode("utf-8", "replace"))
             if status == 200:
                 login.shown.set()
@@ -3294,7 +3257,7 @@ class BrowserLogin:
             self.app.countdown("Waiting for the browser", left)
             if self.answered.wait(min(0.5, left)):
                 if "error" in self.answer:
-                    raise OAuthError(self.answer["error"], self.answer.get("error_description"))
+                    raise OAuthError(self.answer)
                 return self.app.guard(self.answer["code"])
             left = deadline - self.app.clock()
         raise AuthError("Nobody signed in within %g s" % seconds, "Run: podstack auth login")
@@ -3380,44 +3343,39 @@ def server_of_login(http, login, endpoint, limits=()):
 
 def reload_credential(settings, name):
     settings.config.reload()
-    found = stored_credential(settings, settings.config.profile(name))
+    found = load_login(settings, settings.config.profile(name))
     if found is None:
         raise not_authenticated()
     return found
 
 
-def spend_refresh_token(settings, server, found):
-    """Return the Credential, saved, that a refresh token buys; raises PodError."""
-    app = settings.app
-    try:
-        grant = server.tokens(grant_type="refresh_token", refresh_token=found.refresh_token)
-    except OAuthError as error:
-        if error.error != "invalid_grant":
-            raise Unreachable("The login could not be refreshed: %s" % error.error)
-        newer = reload_credential(settings, found.profile.name)
-        if newer.refresh_token == found.refresh_token:  # else somebody has renewed it
-            raise token_expired([found.origin])
-        return newer
-    login = login_from_grant(app, grant, server, settings.get("endpoint"), found)
-    try:
-        save_login(settings, found.profile.name, login, found.kind)
-    except PodError as error:
-        app.warn("the refreshed login is LOST after this: %s" % error.message)
-    return login
-
-
 def renew_login(settings, http, credential):
     """Return the Credential with a refreshed login, saved before it is used; raises PodError."""
-    config, name = settings.config, credential.profile.name
+    config, name, endpoint = settings.config, credential.profile.name, settings.get("endpoint")
     limits = {"seconds": REFRESH_SECONDS, "retries": 0}
-    server = server_of_login(http, credential, settings.get("endpoint"), limits)
+    server = server_of_login(http, credential, endpoint, limits)
     with config.lock:
         found = reload_credential(settings, name)  # another process may have been faster
-        if found.token != credential.token or not found.refresh_token:
+        spent = found.refresh_token
+        if found.token != credential.token or not spent:
             return found
         prove_storage(settings, name, found.kind)
         with HeldInterrupts():  # once it is sent the refresh token may be spent
-            return spend_refresh_token(settings, server, found)
+            try:
+                grant = server.tokens(grant_type="refresh_token", refresh_token=spent)
+            except OAuthError as error:
+                if error.error != "invalid_grant":
+                    raise Unreachable("The login could not be refreshed: %s" % error.error)
+                newer = reload_credential(settings, name)
+                if newer.refresh_token == spent:  # else somebody has renewed it
+                    raise token_expired([found.origin])
+                return newer
+            login = login_from_grant(settings.app, grant, server, endpoint, found)
+            try:
+                save_login(settings, name, login, found.kind)
+            except PodError as error:
+                settings.app.warn("the refreshed login is LOST after this: %s" % error.message)
+            return login
 
 
 def fresh_credential(settings, http, credential):
@@ -4396,7 +4354,7 @@ def auth_token(cx, args):
 def auth_refresh(cx, args):
     profile = cx.settings.profile()
     cx.config.require()
-    stored = stored_credential(cx.settings, profile)
+    stored = load_login(cx.settings, profile)
     if stored is None and not profile.get("token_command"):
         raise not_authenticated()
     if stored is None or not stored.refresh_token:
@@ -4445,7 +4403,7 @@ def auth_logout(cx, args):
     failed = []
     for profile in map(config.profile, names):
         try:
-            login = load_login(cx.settings, profile) if args.revoke else None
+            login = load_login(cx.settings, profile, pinned=False) if args.revoke else None
             if login:
                 revoke_credential(cx, login, token_endpoint(profile))
             gone = forget_login(cx.settings, profile.name)

@@ -302,8 +302,6 @@ def test_the_environment_chooses_the_place(api, cli, config, keyring):
     assert keyring.items() == ["default"] and kept(config)["storage"] == "keyring"
     done = login(cli, code=2, env={"PODSTACK_STORAGE": "cloud"})
     assert done.error == "Error: PODSTACK_STORAGE must be file or keyring, not 'cloud'"
-    done = login(cli, "--use-keyring", "--no-keyring", code=2)
-    assert done.error == "Error: --use-keyring and --no-keyring exclude each other"
 
 
 def test_profiles_and_config_files_have_items_of_their_own(api, cli, config, keyring, tmp_path):

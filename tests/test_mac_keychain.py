@@ -290,10 +290,8 @@ CODES = [
     (37, "it is not available in this session"),
     (50, "it is not available in this session"),
     (51, "access was denied"),
-    (52, "it is read-only"),
     (53, "it is not available in this session"),
     (128, "the question was cancelled"),
-    (195, "it cannot be written"),
     (1, "security ended with code 1"),
     (30, "security ended with code 30"),
 ]
@@ -368,7 +366,8 @@ def test_without_the_program_there_is_no_keychain(api, cli, config, monkeypatch)
     monkeypatch.setattr(podstack.MacKeychain, "program", "/nonexistent/security")
     done = login(cli, code=1)
     assert done.err == (
-        "Error: Cannot use the keyring: /nonexistent/security is missing\nRestore it\n" + NO_KEYRING
+        "Error: Cannot use the keyring: cannot run /nonexistent/security: "
+        "No such file or directory\nMend that\n" + NO_KEYRING
     )
     assert not config.exists()
     login(cli, "--no-keyring")
