@@ -4049,6 +4049,7 @@ WAIT = Option("--wait", "wait until it is done")
 TIMEOUT = Option("--timeout S", "how long to wait (600)", read_seconds, default=600)
 POD = Operand("NAME", "the pod's name or id", complete="pods")
 PODS = Operand("NAME...", "the pods' names or ids", complete="pods")
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 # -- printing
@@ -4148,13 +4149,9 @@ def read_pair(text):
     return key, value
 
 
-def field(name, form=str):
-    """Return a function that shows a field of a row as text, by `form` where it has a value."""
-    return lambda row: "-" if row.get(name) in (None, "") else form(row[name])
-
-
-def gigabytes(value):
-    return "%s GB" % value
+def field(name, form="%s"):
+    """Return a function that shows a field of a row as text, in a form where it has a value."""
+    return lambda row: "-" if row.get(name) in (None, "") else form % (row[name],)
 
 
 def expiry_words(text, now):
@@ -4322,7 +4319,7 @@ def flat_fields(value, name=""):
         yield name, "-"
 
 
-CREATED = ("Created", field("created_at", format_date))
+CREATED = ("Created", lambda row: format_date(row.get("created_at")))
 
 
 @command("auth token-info", "Show the token's type, name, scopes, age and expiry.")
@@ -4436,7 +4433,7 @@ def auth_list(cx, args):
         row.update(expires_at=profile.get("expires"))
         rows.append(row)
     active = ("Active", lambda row: "*" if row["active"] else "")
-    expires = ("Expires", field("expires_at", format_date))
+    expires = ("Expires", lambda row: format_date(row.get("expires_at")))
     print_rows(cx, [rows], ("Name", active, "Email", "Project", "Endpoint", "Storage", expires))
 
 
@@ -4776,13 +4773,10 @@ def config_delete_profile(cx, args):
 @command("project list", "List the projects; * marks the current one.")
 @Example("podstack project list", "the current one is marked")
 def project_list(cx, args):
-    current = cx.settings.get("project")
-
-    def mark(row):
-        return "*" if current and current in (row.get("id"), row.get("name")) else ""
-
-    columns = (("", mark), "Name", "ID", CREATED, "Description")
-    print_rows(cx, cx.api.pages("projects", "/projects"), columns)
+    current = cx.settings.get("project") or ""
+    mark = ("", lambda row: "*" if current in (row.get("id"), row.get("name")) else "")
+    pages = cx.api.pages("projects", "/projects")
+    print_rows(cx, pages, (mark, "Name", "ID", CREATED, "Description"))
 
 
 def store_project(cx, word):
@@ -4927,8 +4921,8 @@ def gpu_of(pod):
 
 
 GPU = ("GPU", gpu_of)
-MEMORY = ("Memory", field("memory", gigabytes))
-DISK = ("Disk", field("disk", gigabytes))
+MEMORY = ("Memory", field("memory", "%s GB"))
+DISK = ("Disk", field("disk", "%s GB"))
 PROJECT = ("Project", field("project_id"))
 
 
@@ -4971,8 +4965,8 @@ def pod_get(cx, args):
             print_pod(cx, pod)
 
 
-def change_pods(cx, args, act, words, target):
-    """Do `act(name)` for each pod, then wait for all of them; `words` say so before and after."""
+def change_pods(cx, args, act, done, target):
+    """Do `act(name)` for each pod and say so, then wait until all of them are in their state."""
     failures = []
 
     def attempt(step, thing):
@@ -4986,12 +4980,12 @@ def change_pods(cx, args, act, words, target):
 
     def change(name):
         pod = act(name)
-        cx.app.say("%s pod '%s'" % (words[0], pod.get("name") or name))
+        cx.app.say("%s pod '%s'" % (done, pod.get("name") or name))
         return pod
 
     def wait(pod):
         wait_for_state(cx, pod, target, args.timeout)
-        cx.app.say("%s pod '%s'" % (words[1], pod.get("name") or pod.get("id")))
+        cx.app.say("Pod '%s' is %s" % (pod.get("name") or pod.get("id"), target))
 
     pods = [attempt(change, name) for name in args.name]
     for pod in filter(None, pods if args.wait else []):
@@ -5008,8 +5002,7 @@ def change_pods(cx, args, act, words, target):
 @TIMEOUT
 @Example("podstack pod start ci-pod --wait", "until it runs")
 def pod_start(cx, args):
-    words = ("Starting", "Started")
-    change_pods(cx, args, lambda name: cx.api.pod_action(name, "start"), words, "running")
+    change_pods(cx, args, lambda name: cx.api.pod_action(name, "start"), "Starting", "running")
 
 
 @command("pod stop", "Stop one or more pods.")
@@ -5019,8 +5012,8 @@ def pod_start(cx, args):
 @TIMEOUT
 @Example("podstack pod stop ci-pod", "its disk stays")
 def pod_stop(cx, args):
-    body, words = {"force": args.force}, ("Stopping", "Stopped")
-    change_pods(cx, args, lambda name: cx.api.pod_action(name, "stop", body), words, "stopped")
+    body = {"force": args.force}
+    change_pods(cx, args, lambda name: cx.api.pod_action(name, "stop", body), "Stopping", "stopped")
 
 
 @command("pod restart", "Restart one or more pods.")
@@ -5029,8 +5022,7 @@ def pod_stop(cx, args):
 @TIMEOUT
 @Example("podstack pod restart ci-pod --wait", "until it runs again")
 def pod_restart(cx, args):
-    words = ("Restarting", "Restarted")
-    change_pods(cx, args, lambda name: cx.api.pod_action(name, "restart"), words, "running")
+    change_pods(cx, args, lambda name: cx.api.pod_action(name, "restart"), "Restarting", "running")
 
 
 @command("pod delete", "Delete pods\nDelete one or more pods and what is on their disks.")
@@ -5044,9 +5036,7 @@ def pod_delete(cx, args):
     if not args.force:
         listed = ", ".join("'%s'" % name for name in args.name)
         cx.confirm("Delete %s and all data on it?" % listed, "--yes or --force")
-
-    words = ("Deleting" if args.wait else "Deleted", "Deleted")
-    change_pods(cx, args, lambda name: cx.api.delete_pod(name, args.force), words, "gone")
+    change_pods(cx, args, lambda name: cx.api.delete_pod(name, args.force), "Deleted", "gone")
 
 
 # -- pod: what it does
@@ -5143,15 +5133,13 @@ def split_place(app, text):
     return pod, path if path.startswith("/") else "./" + path
 
 
-COPY = """\
-Copy files to or from a pod
-Copy a file or a directory as cp -r does, with modes and links.
-
-Into a directory that exists it goes under its own name; SRC/. means what is
-in SRC. Every file gets its final name only when it is whole. The pod needs tar."""
-
-
-@command("pod cp", COPY)
+@command(
+    "pod cp",
+    "Copy files to or from a pod\n"
+    "Copy a file or a directory as cp -r does, with modes and links.\n\n"
+    "Into a directory that exists it goes under its own name; SRC/. means what is\n"
+    "in SRC. Every file gets its final name only when it is whole. The pod needs tar.",
+)
 @Operand("SRC", "a path, or POD:PATH")
 @Operand("DST", "a path, or POD:PATH")
 @Example("podstack pod cp ./data ci-pod:/workspace/data", "to the pod")
@@ -5205,23 +5193,17 @@ def wallet_balance(cx, args):
     wallet = cx.api.object("wallet", "GET", "/billing/wallet")
     balance = ("Balance", money(wallet, "balance_cents"))
     pending = ("Pending charges", money(wallet, "pending_charges_cents"))
-    updated = ("Updated", field("last_updated", format_date))
+    updated = ("Updated", format_date(wallet.get("last_updated")))
     print_object(cx, wallet, (balance, pending, updated))
 
 
 @command("gpu list", "List the GPU types\nList the GPU types with price and availability.")
 @Example("podstack gpu list", "memory, price, how many are free")
 def gpu_list(cx, args):
-    memory = ("Memory", field("memory_gb", gigabytes))
+    memory = ("Memory", field("memory_gb", "%s GB"))
     price = ("Per hour", lambda row: money(row, "price_per_hour_cents"))
     free = ("Free", lambda row: "%s/%s" % (row.get("available", "-"), row.get("total", "-")))
     print_rows(cx, cx.api.pages("gpus", "/gpus"), ("Type", "Name", memory, price, free))
-
-
-def read_method(text):
-    if not text.isalpha() or not is_token(text):
-        raise ValueError("a method such as POST")
-    return text.upper()
 
 
 def read_api_path(text):
@@ -5242,7 +5224,7 @@ def read_api_path(text):
 
 @command("api", "Call the API directly\nMake any call with the token in effect; JSON comes back.")
 @Operand("PATH", "a path such as /pods", read=read_api_path)
-@Option("-X, --method METHOD", "GET, or POST with -f or --input", read_method)
+@Option("-X, --method METHOD", "GET, or POST with -f or --input", one_of(*METHODS), METHODS)
 @Option("-f, --field K=V", "a field of the JSON body, or of a GET's query (repeat)", read_pair)
 @Option("--input FILE", "the body from a file, or - for stdin")
 @Option("--paginate", "all pages of a list")
@@ -5319,58 +5301,6 @@ def update(cx, args):
 # and code. Completion and help are read off the same table. It holds the only ladder of `except`.
 
 HEEDED = "Heeded, too: NO_COLOR, SSL_CERT_FILE, HTTPS_PROXY, ALL_PROXY, NO_PROXY, BROWSER"
-CONFIG_TOPIC = """\
-The config file is ~/.podstack/config.yaml (podstack config path), YAML, 0600:
-
-  auth:
-    token: your_api_token
-    expires: 2024-12-31T00:00:00Z
-  defaults:
-    project: my-project
-    output: table
-  profiles:
-    work:
-      token: work_token
-      project: work-project
-      api_endpoint: https://api.work.podstack.ai
-
-auth and defaults at the top are the profile `default`, unless profiles.default
-exists. A value comes from the first of these that has it:
-
-  1. the command line        podstack --project my-project pod list
-  2. the environment         PODSTACK_PROJECT=my-project
-  3. the active profile      --profile, PODSTACK_PROFILE, config set-profile
-  4. the file's general part api.endpoint, defaults.output, cli.color ...
-  5. the built-in default
-
-With --profile on the command line that profile comes before the environment.
-podstack auth doctor shows where each value comes from and what it shadows.
-The commands that read and change it: podstack config --help
-"""
-FORMATTING_TOPIC = """\
-stdout holds the answer alone, stderr everything else, in every format.
-
-  -o table    aligned columns, cut to the terminal's width (the default)
-  -o wide     more columns, nothing cut
-  -o json     the server's objects, unknown fields kept; lists are bare arrays
-  -o yaml     the same as YAML
-  --quiet     ids alone for lists and create, nothing on stderr but errors
-
-  podstack pod list --status stopped --quiet | xargs podstack pod delete --yes
-  podstack auth status -o json
-  podstack pod list -o json | jq -r '.[].name'
-
-Commands that print one value or fixed lines (auth status, auth whoami,
-project current, config get ...) change form only for an explicit -o.
-Dates are UTC; no colour with NO_COLOR, --no-color or cli.color: false.
-"""
-
-
-class Options:
-    """The values of a command's options and operands, as attributes."""
-
-    def __init__(self, values):
-        self.__dict__.update(values)
 
 
 # -- finding a command
@@ -5416,8 +5346,51 @@ def columns_of(pairs):
 TOPICS = {
     "environment": "\n".join(columns_of(ENVIRONMENT) + ["", HEEDED]) + "\n",
     "exit-codes": "\n".join("%5d  %s" % pair for pair in EXIT_CODES) + "\n",
-    "config": CONFIG_TOPIC,
-    "formatting": FORMATTING_TOPIC,
+    "config": """\
+The config file is ~/.podstack/config.yaml (podstack config path), YAML, 0600:
+
+  auth:
+    token: your_api_token
+    expires: 2024-12-31T00:00:00Z
+  defaults:
+    project: my-project
+    output: table
+  profiles:
+    work:
+      token: work_token
+      project: work-project
+      api_endpoint: https://api.work.podstack.ai
+
+auth and defaults at the top are the profile `default`, unless profiles.default
+exists. A value comes from the first of these that has it:
+
+  1. the command line        podstack --project my-project pod list
+  2. the environment         PODSTACK_PROJECT=my-project
+  3. the active profile      --profile, PODSTACK_PROFILE, config set-profile
+  4. the file's general part api.endpoint, defaults.output, cli.color ...
+  5. the built-in default
+
+With --profile on the command line that profile comes before the environment.
+podstack auth doctor shows where each value comes from and what it shadows.
+The commands that read and change it: podstack config --help
+""",
+    "formatting": """\
+stdout holds the answer alone, stderr everything else, in every format.
+
+  -o table    aligned columns, cut to the terminal's width (the default)
+  -o wide     more columns, nothing cut
+  -o json     the server's objects, unknown fields kept; lists are bare arrays
+  -o yaml     the same as YAML
+  --quiet     ids alone for lists and create, nothing on stderr but errors
+
+  podstack pod list --status stopped --quiet | xargs podstack pod delete --yes
+  podstack auth status -o json
+  podstack pod list -o json | jq -r '.[].name'
+
+Commands that print one value or fixed lines (auth status, auth whoami,
+project current, config get ...) change form only for an explicit -o.
+Dates are UTC; no colour with NO_COLOR, --no-color or cli.color: false.
+""",
 }
 
 
@@ -5499,6 +5472,13 @@ def show_version(cx, args):
 # -- the command line
 
 
+class Options:
+    """The values of a command's options and operands, as attributes: at first the defaults."""
+
+    def __init__(self, options):
+        self.__dict__.update((option.dest, option.default) for option in options)
+
+
 def split_option(word):
     """Return (name, text of its value or None, the rest of a cluster) of `--a`, `-a=b`, `-abc`."""
     if word.startswith("--") or word[2:3] in ("", "="):
@@ -5534,10 +5514,6 @@ class Line:
                 self.lacks_value = self.lacks_value or not follows
             self.options.append((name, text))
 
-    def asks_for(self, *names):
-        """Tell whether an option is there, and surely not meant as the value of another."""
-        return not self.lacks_value and any(name in names for name, _ in self.options)
-
 
 def build_parser(options):
     """Return the argparse parser for the options of one command, and of no other."""
@@ -5550,12 +5526,12 @@ def build_parser(options):
         if option.metavar:
             read = functools.partial(accept, option.names[-1], read=option.read)
             how = {"action": "append" if option.repeats else "store", "type": read}
-        parser.add_argument(*option.names, dest=option.dest, default=option.default, **how)
+        parser.add_argument(*option.names, dest=option.dest, **how)
     return parser
 
 
 def read_options(options, given):
-    """Return {dest: value} for the options given to a command that has `options`, too.
+    """Return the Options given to a command that has `options`, too.
 
     argparse gets each option with its value joined, by its long name: left to itself it takes
     abbreviations on 3.6, and a value that begins with a dash for an option.
@@ -5569,11 +5545,11 @@ def read_options(options, given):
             problem = "takes no value" if text is not None else "needs a value"
             raise UsageError("%s %s" % (name, problem))
         argv.append(named[name].names[-1] + ("" if text is None else "=" + text))
-    values = {option.dest: option.default for option in options}
+    values = Options(options)
     if argv:  # a line without options needs no parser: importing one costs a third of a start
-        values = vars(build_parser(options).parse_args(argv))
+        build_parser(options).parse_args(argv, values)
     for option in options:
-        if option.required and values[option.dest] is None:
+        if option.required and getattr(values, option.dest) is None:
             raise UsageError("%s is missing" % option.shown)
     return values
 
@@ -5607,9 +5583,9 @@ def read_line(line):
             if name not in TAKES_VALUE and guess:
                 raise UsageError("Unknown option '%s'%s" % (name, guess))
         raise unknown_command(line.words)
-    values = read_options(found.options, line.options)
-    values.update(read_operands(found.operands, words, line.tail))
-    return found, Options(values)
+    options = read_options(found.options, line.options)
+    options.__dict__.update(read_operands(found.operands, words, line.tail))
+    return found, options
 
 
 def prepare(cx):
@@ -5629,10 +5605,11 @@ def prepare(cx):
 def dispatch(argv, app):
     """Carry out a command line; returns the exit code, raises PodError."""
     line = Line(argv)
-    if line.asks_for("--version"):
+    asked = [] if line.lacks_value else [name for name, _ in line.options]
+    if "--version" in asked:
         app.out("podstack %s" % VERSION)
         return 0
-    if line.asks_for("-h", "--help"):
+    if "-h" in asked or "--help" in asked:
         app.write(help_text(line.words))
         return 0
     group = [word for word in line.words[:1] if word in dict(GROUPS)]
@@ -5743,8 +5720,10 @@ def complete_words(app, typed):
     found, operands = find_command(line.words)
     options = GLOBAL_OPTIONS + (found.options if found else [])
     named = {name: option for option in options for name in option.names}
-    values = {option.dest: option.default for option in options}
-    values.update((named[name].dest, text) for name, text in line.options if text and name in named)
+    values = Options(options)
+    for name, text in line.options:
+        if text and name in named:
+            setattr(values, named[name].dest, text)
     pending = line.lacks_value and named.get(line.options[-1][0])
     if pending and pending.metavar:
         words = pending.complete
@@ -5758,7 +5737,7 @@ def complete_words(app, typed):
         repeated = [operand for operand in found.operands[-1:] if operand.many]
         left = found.operands[len(operands) :] or repeated
         words = left[0].complete if left else ()
-    words = candidates_for(Context(app, Options(values)), words)
+    words = candidates_for(Context(app, values), words)
     return sorted({lead + word for word in words if word.startswith(start)})
 
 

@@ -307,9 +307,10 @@ def theirs(parser, found, typed, tail):
 @pytest.mark.parametrize("words", NAMES)
 def test_a_line_without_options_means_what_the_parser_makes_of_it(words):
     found = podstack.COMMANDS[tuple(words.split())]
-    parser = podstack.build_parser(arguments_of(found))
-    short = {argument.dest: argument.default for argument in arguments_of(found)}
-    assert vars(parser.parse_args([])) == short
+    arguments = arguments_of(found)
+    options = podstack.Options(arguments)
+    podstack.build_parser(arguments).parse_args([], options)
+    assert vars(options) == {argument.dest: argument.default for argument in arguments}
 
 
 def test_thousands_of_lines_mean_what_argparse_makes_of_them():

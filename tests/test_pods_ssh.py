@@ -263,14 +263,14 @@ def test_a_day_with_a_pod(api, sshd, pod, home, podstack_process):
     web.shutdown()
     web.server_close()
 
-    assert run("pod", "stop", "day", "--wait").err.endswith("Stopped pod 'day'\n")
+    assert run("pod", "stop", "day", "--wait").err.endswith("Pod 'day' is stopped\n")
     refused = run("pod", "exec", "day", "--", "true", code=1)
     assert refused.err == (
         "Error: Pod 'day' cannot be connected to: it is stopped\n"
         "Start it: podstack pod start day --wait\n"
     )
-    assert run("pod", "start", "day", "--wait").err.endswith("Started pod 'day'\n")
-    assert run("pod", "delete", "day", "--force", "--wait").err.endswith("Deleted pod 'day'\n")
+    assert run("pod", "start", "day", "--wait").err.endswith("Pod 'day' is running\n")
+    assert run("pod", "delete", "day", "--force", "--wait").err.endswith("Pod 'day' is gone\n")
     assert run("pod", "get", "day", code=6).error == "Error: Pod 'day' not found"
 
 
