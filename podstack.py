@@ -950,8 +950,8 @@ LABEL_COLORS = {"Error: ": "31", "Warning: ": "33"}
 
 def lenient_stream(stream, errors):
     """Return a text stream over `stream` that no letter can break (C locale, 3.6, wrong bytes)."""
-    if stream is None or not hasattr(stream, "buffer"):
-        return stream
+    if stream is None:
+        return None
     return io.TextIOWrapper(stream.buffer, stream.encoding, errors, line_buffering=stream.isatty())
 
 
@@ -959,15 +959,13 @@ class App:
     """The world as the program sees it; every part can be replaced by keyword."""
 
     def __init__(self, stdin, stdout, stderr, environ, home=None, platform=sys.platform,
-                 now=time.time, clock=time.monotonic, sleep=time.sleep,
-                 read_secret=None):  # fmt: skip
+                 now=time.time, clock=time.monotonic, sleep=time.sleep):  # fmt: skip
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
         self.environ, self.home, self.platform = environ, home, platform
-        self.now, self.clock, self.sleep, self.read_secret = now, clock, sleep, read_secret
+        self.now, self.clock, self.sleep = now, clock, sleep
         self.quiet = self.debugging = self.assume_yes = self.color = False
         self.is_windows = platform == "win32"
         self.is_wsl = bool(self.env("WSL_DISTRO_NAME") or self.env("WSL_INTEROP"))
-        self.has_display = bool(self.env("DISPLAY") or self.env("WAYLAND_DISPLAY"))
         self.status_shown, self.secrets = None, set()
         self.guard((self.env("PODSTACK_API_TOKEN") or "").strip())
 
@@ -999,12 +997,13 @@ class App:
         """Write one line of the answer to stdout."""
         self.write(printable(text) + "\n")
 
-    def write(self, text):
-        """Write text that is safe as it stands (help, JSON, YAML) to stdout."""
+    def write(self, answer):
+        """Write text that is safe as it stands (help, JSON, YAML), or bytes, to stdout."""
         if self.stdout is None:
             raise PodError("Standard output is closed")
         self.clear_status()
-        self.on_stdout(self.stdout.write, text)
+        stream = self.stdout.buffer if isinstance(answer, bytes) else self.stdout
+        self.on_stdout(stream.write, answer)
 
     def flush(self):
         if self.stdout is not None:
@@ -1019,12 +1018,6 @@ class App:
             # Given up but kept: 3.13 tells of what it cannot flush when a stream goes.
             self.lost, self.stdout = self.stdout, None
             raise PodError("Cannot write to standard output: %s" % error.strerror)
-
-    def write_bytes(self, data):
-        """Write a part of the answer that is not text to stdout, as it is."""
-        self.write("")
-        self.stdout.flush()
-        self.stdout.buffer.write(data)
 
     def complain(self, *lines, label=""):
         """Write lines to stderr whatever --quiet says; the `label` before each may be coloured."""
@@ -1059,9 +1052,9 @@ class App:
         return self.is_terminal(self.stderr) and self.env("TERM") != "dumb"
 
     def status(self, text, topic=None):
-        """Show where a wait stands: in place on a terminal, elsewhere once for each topic."""
-        shown = text if self.redraws else topic or text
-        if self.quiet or shown == self.status_shown:
+        """Show how far a wait is: in place on a terminal, elsewhere once for each topic not ""."""
+        shown = text if self.redraws or topic is None else topic
+        if self.quiet or shown in ("", self.status_shown):
             return
         self.status_shown = shown
         if self.redraws:
@@ -1074,11 +1067,6 @@ class App:
     def countdown(self, what, left):
         self.status("%s: %d:%02d left" % ((what,) + divmod(int(left + 0.999), 60)), what)
 
-    def countup(self, what, count):
-        """Show how far a long work is, where lines can be replaced."""
-        if self.redraws:
-            self.status("%s: %s" % (what, count))
-
     def clear_status(self):
         if self.status_shown and self.redraws:
             self.stderr.write("\r\x1b[2K")
@@ -1088,10 +1076,7 @@ class App:
 
     @staticmethod
     def is_terminal(stream):
-        try:
-            return stream is not None and stream.isatty()
-        except ValueError:
-            return False
+        return stream is not None and stream.isatty()
 
     @property
     def is_interactive(self):
@@ -1100,12 +1085,10 @@ class App:
 
     def columns(self, stream):
         """Return the width of the terminal that `stream` is; 0 where it is none."""
-        if not self.is_terminal(stream):
-            return 0
         try:
             return os.get_terminal_size(stream.fileno()).columns or 80
-        except (OSError, ValueError):
-            return 80
+        except (OSError, AttributeError):
+            return 80 if self.is_terminal(stream) else 0
 
     def confirm(self, question, flag="--yes"):
         """Return when the user agrees; raises UsageError without a terminal to ask on."""
@@ -1113,7 +1096,6 @@ class App:
             return
         if not self.is_interactive:
             raise UsageError(question + " There is no terminal to ask on", "Add: " + flag)
-        self.clear_status()
         self.stderr.write(printable(question) + " [y/N] ")
         self.stderr.flush()
         answer = self.stdin.readline()
@@ -1127,7 +1109,7 @@ class App:
         import getpass
 
         try:
-            return (self.read_secret or getpass.getpass)(prompt)
+            return getpass.getpass(prompt)
         except EOFError:
             self.complain("")
             return ""
@@ -1144,60 +1126,52 @@ class App:
                     return path
         return None
 
-    def child_environ(self, extra=None):
-        """Return the environment for a child process: never with the token in it."""
-        kept = {k: v for k, v in self.environ.items() if k != "PODSTACK_API_TOKEN"}
-        kept.update(extra or {})
-        return kept
+    def start(self, argv, streams, env=None, new_session=False):
+        """Start a program on its (stdin, stdout, stderr), never with the token in its environ."""
+        import subprocess
+
+        environ = {k: v for k, v in self.environ.items() if k != "PODSTACK_API_TOKEN"}
+        environ.update(env or {})
+        more = {"env": environ, "start_new_session": new_session}
+        return subprocess.Popen(argv, -1, None, *streams, **more)
 
     def run(self, argv, stdin=None, timeout=60, env=None, patience=None, inherit=False):
         """Run a program to its end and return (exit code, stdout, stderr).
 
-        `patience` is (seconds, sentence): said when it takes longer. With `inherit` the child's
-        stderr is ours, and its stdin too on a terminal; without it Ctrl-C is for us alone, so that
-        a save held against interrupts is one. Raises OSError, TimeoutError.
+        `patience` is said when it takes longer than two seconds. With `inherit` the child's stderr
+        is ours, and its stdin too on a terminal; without it Ctrl-C is for us alone, so that a save
+        held against interrupts is one. Raises OSError, TimeoutError.
         """
-        import subprocess
+        from subprocess import DEVNULL, PIPE, TimeoutExpired
 
-        typed = self.stdin if inherit and self.is_terminal(self.stdin) else subprocess.DEVNULL
-        process = subprocess.Popen(
-            argv,
-            stdin=typed if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=None if inherit else subprocess.PIPE,
-            env=self.child_environ(env),
-            start_new_session=not inherit,
-        )
-        waits = [patience[0], timeout - patience[0]] if patience else [timeout]
+        typed = self.stdin if inherit and self.is_terminal(self.stdin) else DEVNULL
+        streams = (typed if stdin is None else PIPE, PIPE, None if inherit else PIPE)
+        process = self.start(argv, streams, env, new_session=not inherit)
         try:
-            for turn, wait in enumerate(waits):
-                try:
-                    out, err = process.communicate(None if turn else stdin, wait)
-                    return process.returncode, out, err or b""
-                except subprocess.TimeoutExpired:
-                    if turn + 1 < len(waits):
-                        self.say(patience[1])
+            try:
+                out, err = process.communicate(stdin, 2)
+            except TimeoutExpired:
+                if patience:
+                    self.say(patience)
+                out, err = process.communicate(None, timeout - 2)
+            return process.returncode, out, err or b""
+        except TimeoutExpired:
             raise TimeoutError("no answer within %d s" % timeout)
-        except BaseException:  # not drained: what it started may hold its pipes open for ever
+        finally:  # not drained: what it started may hold its pipes open for ever
             process.kill()
             process.wait()
-            raise
 
-    def read_bytes(self, name):
-        """Return what is in a file that the command line names, `-` being stdin."""
+    def read_input(self, name, as_lines=False):
+        """Return the bytes, or the lines, of a file that the command line names (`-` is stdin)."""
         try:
             if name == "-":
-                return self.stdin.buffer.read()
-            with open(name, "rb") as stream:
-                return stream.read()
-        except OSError as error:
-            raise PodError("Cannot read %s: %s" % (name, error.strerror))
-
-    def read_lines(self, name):
-        try:
-            return self.read_bytes(name).decode("utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise PodError("Cannot read %s: %s" % (name, error))
+                data = self.stdin.buffer.read()
+            else:
+                with open(name, "rb") as stream:
+                    data = stream.read()
+            return data.decode("utf-8").splitlines() if as_lines else data
+        except (OSError, UnicodeDecodeError) as error:
+            raise PodError("Cannot read %s: %s" % (name, getattr(error, "strerror", error)))
 
     def hand_over(self, argv, typed=True, timeout=None):
         """Run a program on our own streams and return its exit code (128 + signal when killed).
@@ -1206,14 +1180,14 @@ class App:
         so is our stdin where `typed` is true.
         """
         import signal
-        import subprocess
+        from subprocess import DEVNULL, TimeoutExpired
 
         self.flush()
         process, caught = None, []
 
         def pass_on(number, _):
             caught.append(number)
-            if process and process.poll() is None and not self.is_windows:
+            if process and not self.is_windows:
                 process.send_signal(caught[0])
                 # And each second until it ends: OpenSSH's client loses one that comes between its
                 # last look and its poll(); newer ones have ppoll() there.
@@ -1227,13 +1201,12 @@ class App:
             if number and signal.getsignal(number) != signal.SIG_IGN:
                 before.append((number, signal.signal(number, pass_on)))
         try:
-            stdin = None if typed else subprocess.DEVNULL
-            process = subprocess.Popen(argv, stdin=stdin, env=self.child_environ())
+            process = self.start(argv, (None if typed else DEVNULL, None, None))
             if caught:  # before there was a process to pass it on to
                 pass_on(caught[0], None)
             try:
                 code = process.wait(timeout)
-            except subprocess.TimeoutExpired:
+            except TimeoutExpired:
                 process.terminate()  # not kill: ssh has the terminal's modes to restore
                 pass_on(signal.SIGTERM, None)
                 process.wait()
@@ -1250,18 +1223,11 @@ class App:
     def pipe(self, argv, feed=None, drain=None):
         """Return a program's exit code; `feed` writes its stdin or `drain` reads its stdout."""
         import signal
-        import subprocess
         import threading
         from contextlib import suppress
+        from subprocess import DEVNULL, PIPE
 
-        self.flush()
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
-            stdout=subprocess.PIPE if drain else subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=self.child_environ(),
-        )
+        process = self.start(argv, (PIPE if feed else DEVNULL, PIPE if drain else DEVNULL, PIPE))
 
         def say_all():  # a pod's words, which may hold anything
             for line in iter(lambda: process.stderr.readline(4096), b""):
@@ -1276,11 +1242,9 @@ class App:
             with suppress(BrokenPipeError), process.stdin or process.stdout as stream:
                 (feed or drain)(stream)
             return process.wait()
-        except BaseException:
+        finally:
             process.kill()
             process.wait()
-            raise
-        finally:
             if not self.is_windows:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             relay.join(2)  # what it started may keep its stderr open
@@ -1294,8 +1258,10 @@ class App:
         system = {"darwin": ["/usr/bin/open", "%s"], "win32": [rundll, WINDOWS_HANDLER, "%s"]}
         if self.is_wsl:
             choices += ["wslview", "rundll32.exe " + WINDOWS_HANDLER]
-        if self.has_display and self.platform not in system:
+        has_display = self.env("DISPLAY") or self.env("WAYLAND_DISPLAY")
+        if has_display and self.platform not in system:
             choices += ["xdg-open", *X_BROWSERS]
+        refused = TEXT_BROWSERS if has_display else TEXT_BROWSERS | {"xdg-open"}
         for choice in choices:
             try:
                 words = shlex.split(choice)
@@ -1305,14 +1271,13 @@ class App:
             if program is None:
                 continue
             names = {os.path.basename(program), os.path.basename(os.path.realpath(program))}
-            starts_text = "xdg-open" in names and not self.has_display
-            if not starts_text and names.isdisjoint(TEXT_BROWSERS):
+            if names.isdisjoint(refused):
                 return [program] + words[1:] + ([] if "%s" in choice else ["%s"])
         return system.get(self.platform)
 
     def browse(self, address):
         """Open a page without waiting for the browser; False where none could be started."""
-        import subprocess
+        from subprocess import DEVNULL
 
         command = self.browser_command()
         if command is None:
@@ -1320,11 +1285,9 @@ class App:
         # wslview hands it to PowerShell, and some settings of BROWSER to sh: $(...) would run.
         plain = "".join(c if c in PLAIN_IN_URLS else percent_encode(c) for c in address)
         argv = [word.replace("%s", plain) for word in command]
-        # xdg-open tries these last; left to itself it would go on with text browsers.
-        environ = self.child_environ({"BROWSER": ":".join(X_BROWSERS)})
-        null = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         try:
-            subprocess.Popen(argv, env=environ, start_new_session=True, **null)
+            # xdg-open tries these last; left to itself it would go on with text browsers.
+            self.start(argv, [DEVNULL] * 3, {"BROWSER": ":".join(X_BROWSERS)}, new_session=True)
             return True
         except OSError as error:
             self.debug("cannot start %s: %s" % (argv[0], error))
@@ -1378,22 +1341,18 @@ def refuse_planted_link(path):
 
 def read_file(path):
     """Return (text, stat) of a plain file of ours; ("", None) for none, else ConfigError."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    at_once = getattr(os, "O_NONBLOCK", 0)  # a pipe's open would wait for its writer
     try:
         refuse_planted_link(path)
-        descriptor = os.open(path, flags)
-        try:
-            facts = os.fstat(descriptor)
+        with open(path, "rb", opener=lambda name, how: os.open(name, how | at_once)) as stream:
+            facts = os.fstat(stream.fileno())
             if not stat.S_ISREG(facts.st_mode):
                 raise ConfigError("Cannot read %s: it is not a regular file" % path)
             if hasattr(os, "geteuid") and os.geteuid() not in (0, facts.st_uid):
                 problem = "it belongs to another user (uid %d)" % facts.st_uid
                 hint = "Set PODSTACK_CONFIG to a file of your own"
                 raise ConfigError("Cannot use %s: %s" % (path, problem), hint)
-            with open(descriptor, "rb", closefd=False) as stream:
-                data = stream.read(MAX_CONFIG_BYTES + 1)
-        finally:
-            os.close(descriptor)
+            data = stream.read(MAX_CONFIG_BYTES + 1)
     except FileNotFoundError:
         return "", None
     except OSError as error:
@@ -1437,19 +1396,6 @@ def make_directory(path):
         os.close(descriptor)
 
 
-def fill_temporary(temporary, real, data):
-    """Create what is to replace `real`, with `data` flushed to the disk and read back."""
-    with open(temporary, "x+b", 0, opener=lambda name, how: os.open(name, how, 0o600)) as stream:
-        settle(stream.fileno(), real)
-        left = memoryview(data)
-        while left:
-            left = left[stream.write(left) :]
-        os.fsync(stream.fileno())
-        stream.seek(0)
-        if stream.read() != data:
-            raise OSError(None, "it does not read back as written")
-
-
 def replace_file(app, temporary, real):
     """Rename over the old file; on Windows another process may have it open for a moment."""
     for _ in range(9 if app.is_windows else 0):
@@ -1480,7 +1426,14 @@ def write_file(app, path, text, keep=True):
             os.stat(real)  # fails: realpath returns a loop as it is, and replace would overwrite it
         make_directory(os.path.dirname(path))
         try:
-            fill_temporary(temporary, real, data)
+            with open(temporary, "x+b", opener=lambda name, how: os.open(name, how, 0o600)) as file:
+                settle(file.fileno(), real)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                file.seek(0)
+                if file.read() != data:
+                    raise OSError(None, "it does not read back as written")
             if keep:
                 replace_file(app, temporary, real)
         finally:
@@ -1521,9 +1474,28 @@ class FileLock:
         self.held, self.depth, self.descriptor = False, 0, None
 
     def __enter__(self):
-        if not self.depth:
-            self.take()
-        self.depth += 1
+        import errno
+
+        if self.depth:
+            self.depth += 1
+            return
+        folder, name = os.path.split(os.path.realpath(self.config_path))
+        self.path = os.path.join(folder, ".lock")
+        try:
+            make_directory(os.path.dirname(self.config_path))
+            self.descriptor = self.open()
+            self.wait()
+            self.held = True
+            os.ftruncate(self.descriptor, 0)
+            for entry in os.listdir(folder):  # a killed writer left it: nobody else writes now
+                if entry.startswith(".%s." % name) and entry.endswith(".tmp"):
+                    os.unlink(os.path.join(folder, entry))
+            os.write(self.descriptor, b"%d\n" % os.getpid())  # for those who wait
+        except OSError as error:
+            if not self.held and errno.errorcode.get(error.errno) not in NO_LOCKS:
+                raise os_error("lock", self.path, error)
+            self.app.debug("lock %s: %s" % (self.path, error))
+        self.depth = 1
 
     def __exit__(self, *_):
         self.depth -= 1
@@ -1534,22 +1506,6 @@ class FileLock:
                 except OSError as error:  # either of the two suffices
                     self.app.debug("cannot release %s: %s" % (self.path, error))
             self.descriptor, self.held = None, False
-
-    def take(self):
-        import errno
-
-        self.path = os.path.join(os.path.dirname(os.path.realpath(self.config_path)), ".lock")
-        try:
-            make_directory(os.path.dirname(self.config_path))
-            self.descriptor = self.open()
-            self.wait()
-            self.held = True
-            os.ftruncate(self.descriptor, 0)  # a number for those who wait
-            os.write(self.descriptor, b"%d\n" % os.getpid())
-        except OSError as error:
-            if not self.held and errno.errorcode.get(error.errno) not in NO_LOCKS:
-                raise os_error("lock", self.path, error)
-            self.app.debug("lock %s: %s" % (self.path, error))
 
     def open(self):
         """Return a descriptor of the lock file, made where it is missing."""
@@ -1575,11 +1531,10 @@ class FileLock:
                 waited = self.app.now() - started
             if waited >= self.seconds:
                 try:
-                    pid = os.read(self.descriptor, 20).decode("ascii", "replace").strip()
-                except OSError:  # Windows: nobody reads what is locked
-                    pid = ""
-                holder = pid if is_digits(pid) else "unknown"
-                problem = "Another podstack holds %s (process %s)" % (self.path, holder)
+                    pid = int(os.read(self.descriptor, 20))
+                except (OSError, ValueError):  # Windows: nobody reads what is locked
+                    pid = "unknown"
+                problem = "Another podstack holds %s (process %s)" % (self.path, pid)
                 hint = "Wait until it has ended, or end it, then try again"
                 raise PodError(problem, hint, code=7)
             if waited > 2 and self.app.is_terminal(self.app.stderr):
@@ -1760,23 +1715,11 @@ class Config:
         with self.lock:
             self.reload()
             edited = edit_text(self, plan(self))
-            if self.lock.held:
-                self.sweep()
             if trial:
                 write_file(self.app, self.path, self.text, keep=self.stat is not None)
             elif edited != self.text:
                 write_file(self.app, self.path, edited)
                 self.reload()
-
-    def sweep(self):
-        """Remove what a killed writer left: nobody else writes while we hold the lock."""
-        directory, name = os.path.split(os.path.realpath(self.path))
-        try:
-            for entry in os.listdir(directory):
-                if entry.startswith(".%s." % name) and entry.endswith(".tmp"):
-                    os.unlink(os.path.join(directory, entry))
-        except OSError as error:
-            self.app.debug("cannot tidy up %s: %s" % (directory, error))
 
 
 def default_storage(app):
@@ -1785,7 +1728,6 @@ def default_storage(app):
 
 
 OUTPUTS = ("table", "wide", "json", "yaml")
-STORAGES = ("file", "keyring")
 
 
 class Setting:
@@ -1806,7 +1748,8 @@ SETTINGS = {row[0]: Setting(*row) for row in (
     ("endpoint", False, ["PODSTACK_API_ENDPOINT"], "api_endpoint", "api.endpoint",
      DEFAULT_ENDPOINT, read_endpoint),
     ("client_id", False, ["PODSTACK_CLIENT_ID"], "client_id", "api.client_id", DEFAULT_CLIENT_ID),
-    ("storage", False, ["PODSTACK_STORAGE"], "storage", None, default_storage, one_of(*STORAGES)),
+    ("storage", False, ["PODSTACK_STORAGE"], "storage", None, default_storage,
+     one_of("file", "keyring")),
     ("output", True, ["PODSTACK_OUTPUT"], None, "defaults.output", "table", one_of(*OUTPUTS)),
     ("timeout", False, ["PODSTACK_TIMEOUT"], None, "api.timeout", "30", read_seconds),
     ("ca_bundle", False, ["PODSTACK_CA_BUNDLE", "SSL_CERT_FILE"], None, "api.ca_bundle"),
@@ -1923,7 +1866,7 @@ def keychain_error(problem, advice):
 def call_keychain(app, argv, stdin=None):
     """Return (exit code, stdout, stderr) of a keychain program; raises PodError."""
     seconds = 60 if app.is_terminal(app.stderr) else 10
-    patience = (2, "Waiting for your keyring to be unlocked ...")
+    patience = "Waiting for your keyring to be unlocked ..."
     try:
         return app.run(argv, stdin, seconds, {"LC_ALL": "C.UTF-8"}, patience)
     except TimeoutError:
@@ -3788,7 +3731,7 @@ class Meter:
     def count_in(self, data):
         before, self.count = self.count, self.count + len(data)
         if self.count >> 20 > before >> 20:
-            self.app.countup("Copying", "%d MB" % (self.count >> 20))
+            self.app.status("Copying: %d MB" % (self.count >> 20), "")
         return data
 
 
@@ -4093,7 +4036,7 @@ def counted(cx, pages, aloud=True):
     for rows in pages:
         count += len(rows)
         if aloud and time.monotonic() - started > 1:
-            cx.app.countup("Reading", count)
+            cx.app.status("Reading: %d" % count, "")
         yield from rows
 
 
@@ -4834,7 +4777,7 @@ def project_create(cx, args):
 
 def read_environment(app, pairs, path):
     """Return {K: V} of --env-file and --env, where `K` alone takes the value from here."""
-    lines = enumerate(app.read_lines(path) if path else [], 1)
+    lines = enumerate(app.read_input(path, as_lines=True) if path else [], 1)
     given = [("%s:%d" % (path, number), line.strip()) for number, line in lines]
     found = {}
     for place, text in given + [("--env", pair) for pair in pairs]:
@@ -5072,11 +5015,9 @@ def pod_logs(cx, args):
         if at is None:
             raise UsageError("--since takes a time or a span such as 1h, not '%s'" % args.since)
         query.append(("since", format_time(at)))
-    parts, write = cx.api.pod_logs(args.name, query, args.follow), app.write_bytes
-    if app.is_terminal(app.stdout):
-        parts, write = shown_log(parts), app.write
-    for part in parts:
-        write(part)
+    parts = cx.api.pod_logs(args.name, query, args.follow)
+    for part in shown_log(parts) if app.is_terminal(app.stdout) else parts:
+        app.write(part)
         app.flush()
 
 
@@ -5234,7 +5175,7 @@ def api_call(cx, args):
     (path, query), fields = args.path, args.field
     if args.input and fields:
         raise UsageError("-f and --input exclude each other")
-    raw = cx.app.read_bytes(args.input) if args.input else None
+    raw = cx.app.read_input(args.input) if args.input else None
     method = args.method or ("POST" if fields or raw is not None else "GET")
     if method == "GET":
         query, fields = query + fields, []
@@ -5273,7 +5214,7 @@ def update(cx, args):
     if not os.path.isfile(path):
         hint = "Update it the way it came: git pull, or your package manager"
         raise PodError("install.sh did not install %s" % SOURCE, hint)
-    receipt = dict(line.partition(" ")[::2] for line in cx.app.read_lines(path))
+    receipt = dict(line.partition(" ")[::2] for line in cx.app.read_input(path, as_lines=True))
     origin = cx.app.env("PODSTACK_INSTALL_URL") or receipt.get("origin", INSTALL_URL)
     origin = origin.rstrip("/")
     version, script = fetch_installer(cx, origin)

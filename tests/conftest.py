@@ -186,7 +186,7 @@ def cli(home):
     """`cli("auth", "status")` runs podstack in this process; options:
 
     `stdin` text, `tty` (all streams are terminals), `env` (added; None takes a name away), `code`
-    (expected; None: any), and any keyword of App: now, sleep, platform, read_secret.
+    (expected; None: any), and any keyword of App: now, sleep, platform.
     """
 
     def run(*argv, stdin="", tty=False, env=None, code=0, **world):

@@ -276,7 +276,7 @@ def test_quiet_signs_in_without_a_word(cli, api):
 def test_a_place_that_cannot_be_written_stores_nothing(cli, api, home, config):
     config.mkdir()
     done = cli("auth", "login", "--token", USER, code=1)
-    assert done.error == "Error: Cannot read %s: it is not a regular file" % config
+    assert done.error == "Error: Cannot read %s: Is a directory" % config
     assert api.requests == []
 
 

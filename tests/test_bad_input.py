@@ -101,7 +101,7 @@ def make_loop(path):
 
 
 ODD_FILES = [
-    pytest.param(make_directory, "it is not a regular file", id="directory"),
+    pytest.param(make_directory, "Is a directory", id="directory"),
     pytest.param(make_pipe, "it is not a regular file", id="fifo"),
     pytest.param(make_device, "it is not a regular file", id="device"),
     pytest.param(make_socket, "No such device or address", id="socket"),

@@ -406,11 +406,19 @@ def test_a_pipe_does_not_hang(cli, config):
     assert stat.S_ISFIFO(os.lstat(str(config)).st_mode)
 
 
-@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "/proc", "."])
-def test_what_is_no_file_is_refused(cli, home, path):
+@pytest.mark.parametrize(
+    "path, problem",
+    [
+        ("/dev/zero", "it is not a regular file"),
+        ("/dev/null", "it is not a regular file"),
+        ("/proc", "Is a directory"),
+        (".", "Is a directory"),
+    ],
+)
+def test_what_is_no_file_is_refused(cli, home, path, problem):
     result = cli(*SET, env={"PODSTACK_CONFIG": path}, code=1)
     path = str(home) if path == "." else path
-    assert result.err == failure("Cannot read %s: it is not a regular file" % path)
+    assert result.err == failure("Cannot read %s: %s" % (path, problem))
 
 
 def test_a_path_through_a_file_is_refused(cli, home):
