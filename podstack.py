@@ -3372,24 +3372,13 @@ def not_understood(why):
     return Unreachable("Podstack's answer is not understood (%s)" % why)
 
 
-def unwrap_object(body, name):
-    """Return the object of an answer, bare or wrapped once under its name or `data`."""
-    if not isinstance(body, dict):
-        raise not_understood("no %s in it" % name)
-    inner = (body[key] for key in (name, "data") if isinstance(body.get(key), dict))
-    return next(inner, body)
-
-
-def unwrap_list(body, name):
-    """Return (rows, pagination) of an answer: bare, or under its name, `data` or `items`."""
-    held = body if isinstance(body, dict) else {"data": body}
-    keys = [key for key in ("data", name, "items") if isinstance(held.get(key), list)]
-    if not keys:
-        raise not_understood("no %s in it" % name)
-    rows, told = held[keys[0]], held.get("pagination")
-    if not all(isinstance(row, dict) for row in rows):
-        raise not_understood("%s without fields" % name)
-    return rows, told if isinstance(told, dict) else {}
+def unwrap(body, name, kind):
+    """Return what an answer holds, a dict or a list: bare, or under its name, `data` or `items`."""
+    inner = [body.get(key) for key in (name, "data", "items")] if isinstance(body, dict) else []
+    for value in inner + [body]:
+        if isinstance(value, kind):
+            return value
+    raise not_understood("no %s in it" % name)
 
 
 def read_error(answer):
@@ -3424,10 +3413,9 @@ def refusal(answer, what, credential, now):
     if answer.status == 404:
         return NotFound(message or "Not found: %s" % answer.url, DOCTOR_HINT)
     if not message:
-        from http import HTTPStatus
+        from http.client import responses
 
-        names = {int(status): status.phrase for status in HTTPStatus}
-        message = "%s (HTTP %d)" % (names.get(answer.status, "Refused"), answer.status)
+        message = "%s (HTTP %d)" % (responses.get(answer.status, "Refused"), answer.status)
     return UsageError(message, None, fields, PodError.code)
 
 
@@ -3509,8 +3497,7 @@ class Api:
         return answer
 
     def object(self, name, method, path, **options):
-        """Return the object called `name` that a call answers with."""
-        return unwrap_object(self.send(method, path, **options).json(), name)
+        return unwrap(self.send(method, path, **options).json(), name, dict)
 
     def create(self, name, path, body, **options):
         """Return what a creating POST made; a failure says that it may have been carried out."""
@@ -3527,8 +3514,13 @@ class Api:
 
         def fetch(page):
             asked = list(query) + [("page", page), ("limit", size)]
-            rows, told = unwrap_list(self.send("GET", path, asked).json(), name)
-            counts = {key: n for key, n in told.items() if type(n) is int and 0 < n < 10**9}
+            body = self.send("GET", path, asked).json()
+            rows = unwrap(body, name, list)
+            if not all(isinstance(row, dict) for row in rows):
+                raise not_understood("%s without fields" % name)
+            told = body.get("pagination") if isinstance(body, dict) else None
+            told = told.items() if isinstance(told, dict) else ()
+            counts = {key: n for key, n in told if type(n) is int and 0 < n < 10**9}
             last = counts.get("pages") or -(-counts.get("total", 0) // counts.get("limit", size))
             last = last or page + (len(rows) >= size)
             return rows, min(last, -(-limit // (len(rows) or 1))) if limit else last
@@ -3546,18 +3538,13 @@ class Api:
                 return
 
     def whoami(self):
-        return self.object("user", "GET", "/auth/whoami")
+        """Return whose token it is, and what is told of it."""
+        user = self.object("user", "GET", "/auth/whoami")
+        token = user.get("token")
+        return user, token if isinstance(token, dict) else {}
 
     def token(self):
         return self.object("token", "GET", "/auth/token")
-
-    def find_project(self, word):
-        """Return the project with this id or name; raises NotFound."""
-        for rows in self.pages("projects", "/projects"):
-            for project in rows:
-                if word in (project.get("id"), project.get("name")):
-                    return project
-        raise NotFound("Project '%s' not found" % word, "See: podstack project list")
 
     def pod_by_name(self, name):
         """Return the one pod with exactly this name; raises PodError for none and for several."""
@@ -3586,28 +3573,19 @@ class Api:
             raise not_understood("a pod without id")
         return pod_id, self.send(method, pod_path(pod_id, more), **options)
 
+    def pod_call(self, word, more, body=None, method="POST", name="pod"):
+        return unwrap(self.on_pod(word, method, more, body=body)[1].json(), name, dict)
+
     def pod(self, word):
         """Return the pod that a user's word means; by name, the list holds it already."""
         if looks_like_id(word):
-            return unwrap_object(self.on_pod(word, "GET")[1].json(), "pod")
+            return self.pod_call(word, "", method="GET")
         return self.pod_by_name(word)
-
-    def pod_metrics(self, word):
-        return unwrap_object(self.on_pod(word, "GET", "/metrics")[1].json(), "metrics")
-
-    def pod_action(self, word, verb, body=None):
-        return unwrap_object(self.on_pod(word, "POST", "/" + verb, body=body)[1].json(), "pod")
 
     def delete_pod(self, word, force):
         """Delete a pod and return what is known of it."""
         pod_id, _ = self.on_pod(word, "DELETE", query=[("force", "true")] if force else [])
         return {"id": pod_id, "name": word, "status": "stopping"}
-
-    def pod_logs(self, word, query, follow):
-        """Yield the text of a pod's log as bytes, as it arrives."""
-        silence = 86400 if follow else 120
-        _, answer = self.on_pod(word, "GET", "/logs", query=query, silence=silence)
-        return answer.pieces or [answer.body]  # an empty log may come as 204, which is no stream
 
 
 class Context:
@@ -3719,9 +3697,6 @@ class Meter:
     def __init__(self, app, stream):
         self.app, self.stream, self.count = app, stream, 0
 
-    def tell(self):
-        return self.count
-
     def write(self, data):
         self.stream.write(self.count_in(data))
 
@@ -3758,7 +3733,7 @@ def copy_to_pod(cx, source, pod, path):
     def pack(stream):
         try:
             stream, form = Meter(cx.app, stream), tarfile.GNU_FORMAT
-            with tarfile.open(fileobj=stream, mode="w", format=form) as archive:
+            with tarfile.open(fileobj=stream, mode="w|", format=form) as archive:
                 archive.add(os.path.realpath(source), "new", filter=entry)
                 archive.addfile(tarfile.TarInfo("end"))
         except BrokenPipeError:
@@ -4122,22 +4097,16 @@ def read_token(app, text):
     raise UsageError(problem, NEW_TOKEN)
 
 
-def token_facts(user):
-    """Return what the answer to `whoami` says about the token."""
-    token = user.get("token")
-    return token if isinstance(token, dict) else {}
-
-
 def finish_login(cx, profile, storage, login):
     """Ask the server whose login this is, store it, and say who, where, and what overrides it.
 
     A token may be stored unchecked with --no-verify; one from OAuth is stored in any case.
     """
-    app, from_oauth, user = cx.app, login.issuer is not None, {}
+    app, from_oauth, user, token = cx.app, login.issuer is not None, {}, {}
     login.origin = "Token just given"
     try:
         if from_oauth or not cx.options.no_verify:
-            user = Api(cx, login).whoami()
+            user, token = Api(cx, login).whoami()
     except PodError as error:
         if isinstance(error, AuthError):
             raise
@@ -4147,7 +4116,7 @@ def finish_login(cx, profile, storage, login):
             raise
         app.warn("the token could not be verified: %s" % error.message)
     login.email = user["email"] if isinstance(user.get("email"), str) else None
-    stated = token_facts(user).get("expires_at")
+    stated = token.get("expires_at")
     if login.expires is None and parse_time(stated) is not None:
         login.expires = stated
     replaced = profile.holds_login and (profile.get("email") or "this profile")
@@ -4214,14 +4183,14 @@ def auth_login(cx, args):
 @Example("podstack auth status -o json", "for a script")
 def auth_status(cx, args):
     try:
-        user = cx.api.whoami()
+        user, token = cx.api.whoami()
     except PodError as error:
         if isinstance(error, Unreachable):
             error.message = "Could not verify: %s" % error.message
         reason = redact(error.message, cx.app.secrets)
         print_fixed(cx, {"authenticated": False, "reason": reason})
         raise
-    token, credential = token_facts(user), cx.api.credential
+    credential = cx.api.credential
     facts = {
         "authenticated": True,
         "email": user.get("email"),
@@ -4243,9 +4212,9 @@ def auth_status(cx, args):
 @command("auth whoami", "Print the e-mail address that the token belongs to.")
 @Example("podstack auth whoami", "the address alone")
 def auth_whoami(cx, args):
-    user = cx.api.whoami()
+    user, _ = cx.api.whoami()
     if not user.get("email"):
-        raise Unreachable("Podstack's answer is not understood (no e-mail address in it)")
+        raise not_understood("no e-mail address in it")
     print_fixed(cx, user, user["email"])
 
 
@@ -4734,8 +4703,10 @@ def store_project(cx, word):
 @Option("--no-verify", "do not check that it exists")
 @Example("podstack project use my-project", "from now on")
 def project_use(cx, args):
-    if not args.no_verify:
-        cx.api.find_project(args.name)
+    rows = counted(cx, cx.api.pages("projects", "/projects"))
+    known = (args.name in (row.get("id"), row.get("name")) for row in rows)
+    if not args.no_verify and not any(known):
+        raise NotFound("Project '%s' not found" % args.name, "See: podstack project list")
     store_project(cx, args.name)
 
 
@@ -4945,7 +4916,7 @@ def change_pods(cx, args, act, done, target):
 @TIMEOUT
 @Example("podstack pod start ci-pod --wait", "until it runs")
 def pod_start(cx, args):
-    change_pods(cx, args, lambda name: cx.api.pod_action(name, "start"), "Starting", "running")
+    change_pods(cx, args, lambda name: cx.api.pod_call(name, "/start"), "Starting", "running")
 
 
 @command("pod stop", "Stop one or more pods.")
@@ -4956,7 +4927,7 @@ def pod_start(cx, args):
 @Example("podstack pod stop ci-pod", "its disk stays")
 def pod_stop(cx, args):
     body = {"force": args.force}
-    change_pods(cx, args, lambda name: cx.api.pod_action(name, "stop", body), "Stopping", "stopped")
+    change_pods(cx, args, lambda name: cx.api.pod_call(name, "/stop", body), "Stopping", "stopped")
 
 
 @command("pod restart", "Restart one or more pods.")
@@ -4965,7 +4936,7 @@ def pod_stop(cx, args):
 @TIMEOUT
 @Example("podstack pod restart ci-pod --wait", "until it runs again")
 def pod_restart(cx, args):
-    change_pods(cx, args, lambda name: cx.api.pod_action(name, "restart"), "Restarting", "running")
+    change_pods(cx, args, lambda name: cx.api.pod_call(name, "/restart"), "Restarting", "running")
 
 
 @command("pod delete", "Delete pods\nDelete one or more pods and what is on their disks.")
@@ -5015,7 +4986,9 @@ def pod_logs(cx, args):
         if at is None:
             raise UsageError("--since takes a time or a span such as 1h, not '%s'" % args.since)
         query.append(("since", format_time(at)))
-    parts = cx.api.pod_logs(args.name, query, args.follow)
+    silence = 86400 if args.follow else 120
+    _, answer = cx.api.on_pod(args.name, "GET", "/logs", query=query, silence=silence)
+    parts = answer.pieces or [answer.body]  # an empty log may come as 204, which is no stream
     for part in shown_log(parts) if app.is_terminal(app.stdout) else parts:
         app.write(part)
         app.flush()
@@ -5035,7 +5008,7 @@ def pod_events(cx, args):
 @POD
 @Example("podstack pod metrics ci-pod", "GPU, CPU, memory, disk")
 def pod_metrics(cx, args):
-    metrics = cx.api.pod_metrics(args.name)
+    metrics = cx.api.pod_call(args.name, "/metrics", None, "GET", "metrics")
     print_object(cx, metrics, list(flat_fields(metrics)) or [("metrics", "-")])
 
 

@@ -28,7 +28,7 @@ IMPORTS = {
         "base64", "hashlib", "hmac", "html", "http.server", "secrets", "socket", "socketserver",
         "threading", "urllib.parse",
     },
-    "api": {"_thread", "concurrent.futures", "http", "re", "shutil", "tarfile", "tempfile"},
+    "api": {"_thread", "concurrent.futures", "http.client", "re", "shutil", "tarfile", "tempfile"},
     "commands": {"urllib.parse"},
     "door": {"argparse", "functools", "threading", "traceback"},
 }  # fmt: skip
