@@ -4905,9 +4905,8 @@ def change_pods(cx, args, act, done, target):
     for pod in filter(None, pods if args.wait else []):
         attempt(wait, pod)
     if failures:
-        codes = {failure.code for failure in failures}
         problem = "%d of %s failed" % (len(failures), plural(len(args.name), "pod"))
-        raise PodError(problem, code=codes.pop() if len(codes) == 1 else None)
+        raise PodError(problem, code=failures[0].code)
 
 
 @command("pod start", "Start one or more stopped pods.")
@@ -4999,9 +4998,8 @@ def pod_logs(cx, args):
 @Example("podstack pod events ci-pod", "oldest first")
 def pod_events(cx, args):
     path = pod_path(str(cx.api.pod(args.name).get("id")), "/events")
-    at = ("Time", lambda row: str(row.get("created_at") or row.get("time") or "-"))
-    pages = cx.api.pages("events", path)
-    print_rows(cx, pages, (at, "Type", "Reason", "Message"))
+    columns = (("Time", field("created_at")), "Type", "Reason", "Message")
+    print_rows(cx, cx.api.pages("events", path), columns)
 
 
 @command("pod metrics", "Show a pod's load\nShow a pod's current metrics.")
@@ -5092,7 +5090,7 @@ def pod_port_forward(cx, args):
     return code
 
 
-# -- wallet, gpu, api
+# -- wallet, gpu, api, and the program itself
 
 
 def money(row, name):
@@ -5164,9 +5162,6 @@ def api_call(cx, args):
     print_data(cx, value, None if value is None else form, answer.text.splitlines())
 
 
-# -- the program itself
-
-
 def fetch_installer(cx, origin):
     """Return (version, text) of install.sh from its origin, whole; raises PodError."""
     url = safe_url(origin + "/cli", "installer's address", loopback=True)
@@ -5214,11 +5209,6 @@ def update(cx, args):
 # Turns words into one handler's options by the table of commands, and every failure into its lines
 # and code. Completion and help are read off the same table. It holds the only ladder of `except`.
 
-HEEDED = "Heeded, too: NO_COLOR, SSL_CERT_FILE, HTTPS_PROXY, ALL_PROXY, NO_PROXY, BROWSER"
-
-
-# -- finding a command
-
 
 def unknown_command(words, topics=()):
     """Return the UsageError for words that are no command (nor one of `topics`)."""
@@ -5258,7 +5248,8 @@ def columns_of(pairs):
 
 
 TOPICS = {
-    "environment": "\n".join(columns_of(ENVIRONMENT) + ["", HEEDED]) + "\n",
+    "environment": "\n".join(columns_of(ENVIRONMENT))
+    + "\n\nHeeded, too: NO_COLOR, SSL_CERT_FILE, HTTPS_PROXY, ALL_PROXY, NO_PROXY, BROWSER\n",
     "exit-codes": "\n".join("%5d  %s" % pair for pair in EXIT_CODES) + "\n",
     "config": """\
 The config file is ~/.podstack/config.yaml (podstack config path), YAML, 0600:
@@ -5393,17 +5384,6 @@ class Options:
         self.__dict__.update((option.dest, option.default) for option in options)
 
 
-def split_option(word):
-    """Return (name, text of its value or None, the rest of a cluster) of `--a`, `-a=b`, `-abc`."""
-    if word.startswith("--") or word[2:3] in ("", "="):
-        name, mark, text = word.partition("=")
-        return name, text if mark else None, ""
-    name, text = word[:2], word[2:]
-    if TAKES_VALUE.get(name):
-        return name, text, ""
-    return (word, None, "") if text.startswith("-") else (name, None, "-" + text)
-
-
 class Line:
     """A command line taken apart: `words`, `options` as (name, text or None), `tail` after --.
 
@@ -5419,27 +5399,29 @@ class Line:
             if word == "-" or not word.startswith("-"):
                 self.words.append(word)
                 continue
-            name, text, cluster = split_option(word)
-            if cluster:
-                rest.insert(0, cluster)
-            elif text is None and TAKES_VALUE.get(name):
-                follows = rest[:1] and rest[0].partition("=")[0] not in TAKES_VALUE
-                text = rest.pop(0) if follows else None
-                self.lacks_value = self.lacks_value or not follows
-            self.options.append((name, text))
+            name, given, text = word.partition("=")
+            if name not in TAKES_VALUE and TAKES_VALUE.get(word[:2]):  # -ojson
+                name, given, text = word[:2], "=", word[2:]
+            elif name not in TAKES_VALUE and word[:2] in TAKES_VALUE and word[2] != "-":  # -it
+                name, given = word[:2], ""
+                rest.insert(0, "-" + word[2:])
+            elif not given and TAKES_VALUE.get(name):
+                given = rest[:1] and rest[0].partition("=")[0] not in TAKES_VALUE
+                text = rest.pop(0) if given else None
+                self.lacks_value = self.lacks_value or not given
+            self.options.append((name, text if given else None))
 
 
 def build_parser(options):
     """Return the argparse parser for the options of one command, and of no other."""
     import argparse
-    import functools
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in options:
         how = {"action": "store_true"}
         if option.metavar:
-            read = functools.partial(accept, option.names[-1], read=option.read)
-            how = {"action": "append" if option.repeats else "store", "type": read}
+            how = {"action": "append" if option.repeats else "store"}
+            how["type"] = lambda text, option=option: accept(option.names[-1], text, option.read)
         parser.add_argument(*option.names, dest=option.dest, **how)
     return parser
 
