@@ -2243,7 +2243,6 @@ RETRIES = 3
 REPEATABLE = ("GET", "DELETE")
 CONNECT_SECONDS = 3
 MAX_LINE_BYTES = 1 << 16
-MAX_HEADERS = 100
 HASHED_CA_DIRECTORY = "/etc/ssl/certs"
 CA_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -2252,7 +2251,6 @@ CA_BUNDLES = (
 )
 CA_HINT = "If your network has its own certificate authority, set PODSTACK_CA_BUNDLE to its file"
 PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-CUT_OFF = "its answer was cut off"
 UNKNOWN_AUTHORITY = "its certificate comes from an authority that is not trusted here"
 TLS_PROBLEMS = {  # by OpenSSL's verify code (x509_vfy.h), else by the name of its reason
     **dict.fromkeys((2, 19, 20, 21), UNKNOWN_AUTHORITY),
@@ -2281,9 +2279,9 @@ def number(text):
 class Answer:
     """An HTTP answer: its `url`, `status`, lower-case `headers`, `body` or `pieces` in bytes."""
 
-    def __init__(self, status, headers, url):
-        self.status, self.headers, self.url = status, headers, url
-        self.body = self.pieces = None  # the latter yields what is streamed as it arrives
+    def __init__(self, status, headers, url, body):
+        self.status, self.headers, self.url, self.body = status, headers, url, body
+        self.pieces = None  # yields what is streamed as it arrives
 
     def json(self):
         """Return the decoded body, or None where it is no JSON; a number that is none is null."""
@@ -2321,103 +2319,81 @@ def seconds_left(deadline):
     return left
 
 
-def require(sound):
-    if not sound:
+def within(deadline, act, *words):
+    """Return what `act(*words)` does, in a thread of its own; raises TimeoutError at `deadline`.
+
+    A look-up has no time limit, nor does Ctrl-C end it; and a socket's limit begins anew with each
+    byte that drips in.
+    """
+    import threading
+
+    outcome, ended = [], threading.Event()
+
+    def work():
+        try:
+            outcome.append((act(*words), None))
+        except Exception as error:
+            outcome.append((None, error))
+        ended.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    if not ended.wait(seconds_left(deadline)):
+        raise TimeoutError("timed out")
+    value, error = outcome[0]
+    if error:
+        raise error
+    return value
+
+
+def over(sock):
+    """Return an HTTPConnection over a connected socket."""
+    from http.client import HTTPConnection
+
+    connection = HTTPConnection("podstack")  # a name that is never looked up
+    connection.sock = sock
+    return connection
+
+
+def ask(connection, *request):
+    """Send (method, target, body, headers); return the HTTPResponse, unread; raises OSError."""
+    from http.client import HTTPException, RemoteDisconnected
+
+    try:
+        connection.request(*request)
+        response = connection.getresponse()
+        if response.status < 200:
+            raise HTTPException("an interim answer where the last one should be")
+        return response
+    except RemoteDisconnected:
+        raise TransportFailure("it closed the connection without an answer")
+    except HTTPException:
         raise TransportFailure("its answer is not HTTP", final=True)
 
 
-class Link(io.RawIOBase):
-    """A connection, and the answers read from it (RFC 9112); one that bends the rules ends it."""
+def read_pieces(response):
+    """Yield the pieces of an HTTPResponse's body as they arrive; raises OSError."""
+    from http.client import HTTPException
 
-    def __init__(self, sock, deadline):
-        self.sock, self.deadline = sock, deadline  # by when all ends, however slowly bytes drip in
-        self.silence = None  # where it is set, the limit of each single wait instead
-        self.allowance, self.keeps_open = MAX_ANSWER_BYTES, True
-        self.reader = io.BufferedReader(self, MAX_LINE_BYTES)
+    # Before 3.12 read1 does not count down a length, and would wait for more than there is.
+    read = response.read1 if response.length is None else response.read
+    is_whole = False
+    try:
+        yield from iter(lambda: read(MAX_LINE_BYTES), b"")
+        is_whole = not response.length
+    except (HTTPException, ValueError):  # the latter of a chunk below zero, on 3.6
+        pass
+    if not is_whole:
+        raise TransportFailure("its answer was cut off")
 
-    def arm(self):
-        self.sock.settimeout(seconds_left(self.deadline) if self.silence is None else self.silence)
 
-    def send(self, data):
-        while data:
-            self.arm()
-            data = data[self.sock.send(data) :]
-
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
-        self.arm()
-        count = self.sock.recv_into(buffer)
-        self.allowance -= count
-        if self.allowance < 0:
+def read_body(response):
+    """Return the body of an HTTPResponse; raises OSError."""
+    body = bytearray()
+    for piece in read_pieces(response):
+        body += piece
+        if len(body) > MAX_ANSWER_BYTES:
             raise TransportFailure("its answer is larger than 10 MB", final=True)
-        return count
-
-    def read_line(self):
-        line = self.reader.readline(MAX_LINE_BYTES)
-        if not line.endswith(b"\n"):
-            require(len(line) < MAX_LINE_BYTES)
-            raise TransportFailure(CUT_OFF)
-        return line.decode("latin-1").rstrip("\r\n")
-
-    def read_head(self):
-        """Return (status, reason, headers) of the next answer that is not 1xx (§4, §5)."""
-        if not self.reader.peek(1):
-            raise TransportFailure("it closed the connection without an answer")
-        status = 100
-        while status < 200:
-            version, _, rest = self.read_line().partition(" ")
-            digits, _, reason = rest.partition(" ")
-            require(version.startswith("HTTP/1.") and len(digits) == 3 and is_digits(digits))
-            status, headers = int(digits), self.read_headers()
-        closes = "close" in headers.get("connection", "").lower()
-        self.keeps_open = version != "HTTP/1.0" and not closes
-        return status, reason, headers
-
-    def read_headers(self):
-        headers = {}
-        for count, line in enumerate(iter(self.read_line, "")):
-            name, colon, value = line.partition(":")
-            require(colon and is_token(name) and count < MAX_HEADERS)
-            name, value = name.lower(), value.strip(" \t")
-            headers[name] = "%s, %s" % (headers[name], value) if name in headers else value
-        return headers
-
-    def read_body(self, method, status, headers):
-        """Yield the pieces of the body that belongs to a head just read (§6.3)."""
-        length = headers.get("content-length", "")
-        if method == "HEAD" or status in (204, 304):
-            return
-        if "transfer-encoding" in headers:
-            require(headers["transfer-encoding"].lower() == "chunked")
-            yield from self.read_chunks()
-        elif length:
-            require(is_digits(length) and len(length) <= 18)
-            yield from self.read_exactly(int(length))
-        else:
-            self.keeps_open = False
-            yield from iter(lambda: self.reader.read1(MAX_LINE_BYTES), b"")
-
-    def read_chunks(self):
-        """Yield the pieces of a chunked body (§7.1); what trails it is dropped."""
-        size = None
-        while size != 0:
-            digits = self.read_line().partition(";")[0].strip(" \t")
-            require(digits and not digits.strip("0123456789abcdefABCDEF"))
-            size = int(digits, 16)
-            yield from self.read_exactly(size)
-            require(not size or not self.read_line())
-        while self.read_line():
-            pass
-
-    def read_exactly(self, size):
-        while size:
-            piece = self.reader.read1(min(size, MAX_LINE_BYTES))
-            if not piece:
-                raise TransportFailure(CUT_OFF)
-            size -= len(piece)
-            yield piece
+    return bytes(body)
 
 
 def unreachable(url, failure):
@@ -2457,8 +2433,8 @@ def debug_message(app, mark, line, headers, body):
         app.debug("%s %s" % (mark, redact_names(redact(text, app.secrets))[:MAX_SHOWN]))
 
 
-def request_bytes(app, method, url, headers, body):
-    """Return a request as it goes over the wire."""
+def request_headers(app, url, headers):
+    """Return all headers of a request but its length."""
     python = "python %d.%d" % sys.version_info[:2]
     known = {
         "Host": url.origin.partition("://")[2],
@@ -2466,45 +2442,18 @@ def request_bytes(app, method, url, headers, body):
         "Accept": "application/json",
     }
     known.update(headers)
-    if body is not None or method not in REPEATABLE:
-        known["Content-Length"] = str(len(body or b""))
-    debug_message(app, ">", "%s %s" % (method, url), known, body)
-    lines = ["%s %s HTTP/1.1" % (method, url.target)]
-    lines += ["%s: %s" % pair for pair in known.items()]
-    if not all(line.isprintable() for line in lines):  # a line end would begin another header
-        raise PodError("The request to %s cannot be sent: it has a control character" % url.host)
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + (body or b"")
-
-
-def resolve(host, port, deadline):
-    """Return the addresses of a host as bytes (text would load the idna codec); raises OSError."""
-    import socket
-    import threading
-
-    if host == "localhost":  # it is never asked of a name server (RFC 6761 §6.3)
-        return [b"127.0.0.1", b"::1"]
-    found, failed = [], []
-
-    def look_up():  # in a thread: it has no time limit, nor does Ctrl-C end it
-        try:
-            for entry in socket.getaddrinfo(host.encode("ascii"), port, 0, socket.SOCK_STREAM):
-                found.append(entry[4][0].encode("ascii"))
-        except OSError as error:
-            failed.append(error)
-
-    worker = threading.Thread(target=look_up, daemon=True)
-    worker.start()
-    worker.join(seconds_left(deadline))
-    if not found:
-        raise failed[0] if failed else TimeoutError("timed out")
-    return found
+    return known
 
 
 def dial(host, port, deadline):
     """Return a TCP connection to the first address of `host` that answers; raises OSError."""
     import socket
 
-    failure, addresses = None, resolve(host, port, deadline)
+    addresses, failure = [b"127.0.0.1", b"::1"], None
+    if host != "localhost":  # which is never asked of a name server (RFC 6761 §6.3)
+        query = (host.encode("ascii"), port, 0, socket.SOCK_STREAM)  # text loads the idna codec
+        found = within(deadline, socket.getaddrinfo, *query)
+        addresses = [entry[4][0].encode("ascii") for entry in found]
     for place, address in enumerate(addresses, 1):
         left = seconds_left(deadline)
         # A dead address must leave time for the next one (IPv6 that leads nowhere).
@@ -2667,7 +2616,7 @@ class Http:
             sock = self.tunnel(proxy, url, deadline)
             sock.settimeout(seconds_left(deadline))
             try:
-                secured = context.wrap_socket(sock, server_hostname=name)
+                secured = within(deadline, context.wrap_socket, sock, False, True, True, name)
                 self.context = context
                 return secured
             except (OSError, ssl.CertificateError) as error:
@@ -2707,19 +2656,21 @@ class Http:
             return dial(url.host, url.port, deadline)
         host, port, password, variable = proxy
         target = "%s:%d" % ("[%s]" % url.host if ":" in url.host else url.host, url.port)
-        head = "CONNECT %s HTTP/1.1\r\nHost: %s\r\n" % (target, target)
+        import socket
+
+        headers = {"Host": target}
         self.app.debug("> CONNECT %s through proxy %s:%d" % (target, host, port))
         if password:
             self.app.debug("> Proxy-Authorization: Basic ****")
-            head += "Proxy-Authorization: Basic %s\r\n" % password
+            headers["Proxy-Authorization"] = "Basic " + password
         try:
-            link = Link(dial(host, port, deadline), deadline)
-            link.send((head + "\r\n").encode("ascii"))
-            status, reason, _ = link.read_head()
-            if not 200 <= status < 300:
-                told = ("HTTP %d %s" % (status, reason)).rstrip()
-                raise TransportFailure("it refused (%s)" % told, final=status < 500)
-            return link.sock
+            sock = dial(host, port, deadline)
+            response = within(deadline, ask, over(sock), "CONNECT", target, None, headers)
+            if not 200 <= response.status < 300:
+                told = ("HTTP %d %s" % (response.status, response.reason)).rstrip()
+                raise TransportFailure("it refused (%s)" % told, final=response.status < 500)
+            # Another object, since the end of the response closes that one.
+            return socket.socket(sock.family, sock.type, fileno=sock.detach())
         except OSError as error:
             failure = failure_of(error, self.timeout)
             failure.reason = "proxy %s:%d: %s" % (host, port, failure.reason)
@@ -2742,6 +2693,7 @@ class Http:
                 repeatable = busy or answer.status == 429
             except OSError as error:
                 failure = failure_of(error, seconds)
+                failure.sent = getattr(error, "sent", False)
                 repeatable = not failure.final and (method in REPEATABLE or not failure.sent)
             # Full jitter, after what the server asks for.
             pause = 0.5 * 2**turn * int.from_bytes(os.urandom(4), "big") / 2**32
@@ -2756,70 +2708,66 @@ class Http:
         return check_service(answer)
 
     def attempt(self, method, url, headers, body, deadline, silence):
-        """Try once; raises OSError."""
-        content = request_bytes(self.app, method, url, headers, body)
+        """Try once; raises OSError, whose `sent` is true where the request may have arrived."""
+        import select
+
+        headers = request_headers(self.app, url, headers)
+        debug_message(self.app, ">", "%s %s" % (method, url), headers, body)
+        request = (method, url.target, body, headers)
         # A kept-alive connection may have been closed meanwhile: for all but GET it would be in
-        # doubt whether anything was carried out.
-        link = self.idle_link(url) if method == "GET" else None
-        if link:
-            link.deadline = deadline
+        # doubt whether anything was carried out. What came unasked would answer no request
+        # (RFC 9112 §9.2).
+        kept = self.idle.get(url.origin) if method == "GET" else None
+        connection = kept.pop() if kept else None
+        if connection and not select.select([connection.sock], [], [], 0)[0]:
             try:
-                return self.exchange(link, method, url, content, silence)
-            except TransportFailure as failure:
-                self.app.debug("kept-alive connection: %s" % failure)
-        link = Link(self.connect(url, deadline), deadline)
-        return self.exchange(link, method, url, content, silence)
+                return self.exchange(connection, request, url, deadline, silence)
+            except OSError as error:
+                self.app.debug("kept-alive connection: %s" % error)
+        connection = over(self.connect(url, deadline))
+        return self.exchange(connection, request, url, deadline, silence)
 
-    def idle_link(self, url):
-        """Return a kept-alive connection that can be used again, or None."""
-        try:
-            link = self.idle[url.origin].pop()
-        except (KeyError, IndexError):
-            return None
-        link.silence, link.allowance = 0, MAX_ANSWER_BYTES
-        try:
-            link.reader.peek(1)  # what came unasked would answer no request (RFC 9112 §9.2)
-            link.sock.close()
-            return None
-        except OSError:
-            link.silence = None
-            return link
+    def exchange(self, connection, request, url, deadline, silence):
+        """Return the Answer to a request over a connection; raises OSError."""
+        import socket
 
-    def exchange(self, link, method, url, content, silence):
-        """Send a request over `link` and return its Answer; raises TransportFailure."""
-        started = time.monotonic()
+        started, sock = time.monotonic(), connection.sock
+
+        def converse():
+            sock.settimeout(seconds_left(deadline))
+            response = ask(connection, *request)
+            is_stream = silence and response.status == 200
+            return response, None if is_stream else read_body(response)
+
         try:
-            link.send(content)
-            status, _, headers = link.read_head()
-            answer = Answer(status, headers, url)
-            pieces = link.read_body(method, status, headers)
-            if silence and status == 200:
-                answer.pieces = self.streamed(link, pieces, url, silence)
-            else:
-                answer.body = b"".join(pieces)
-                if link.keeps_open:
-                    self.idle.setdefault(url.origin, []).append(link)
-                else:
-                    link.sock.close()
+            response, body = within(deadline, converse)
         except OSError as error:
-            link.sock.close()
-            failure = failure_of(error, self.timeout)
-            failure.sent = True
-            raise failure
-        spent, size = (time.monotonic() - started) * 1000, len(answer.body or b"")
-        line = "HTTP %d in %.0f ms, %d bytes" % (status, spent, size)
-        debug_message(self.app, "<", line, headers, answer.body)
+            try:
+                sock.shutdown(socket.SHUT_RDWR)  # ends the thread, too: close would wait for it
+            except OSError:
+                pass
+            error.sent = True
+            raise
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        answer = Answer(response.status, headers, url, body)
+        if body is None:
+            sock.settimeout(silence)
+            answer.pieces = self.streamed(connection, response, url, silence)
+        elif connection.sock:  # still open
+            self.idle.setdefault(url.origin, []).append(connection)
+        spent, size = (time.monotonic() - started) * 1000, len(body or b"")
+        line = "HTTP %d in %.0f ms, %d bytes" % (answer.status, spent, size)
+        debug_message(self.app, "<", line, headers, body)
         return answer
 
-    def streamed(self, link, pieces, url, silence):
+    def streamed(self, connection, response, url, silence):
         """Yield a long answer as it arrives, within no limit but `silence`."""
-        link.silence, link.allowance = silence, float("inf")
         try:
-            yield from pieces
+            yield from read_pieces(response)
         except OSError as error:
             raise unreachable(url, failure_of(error, silence))
         finally:
-            link.sock.close()
+            connection.close()
 
 
 # == login: from nothing to a token, and from an old token to a new one ======================

@@ -22,7 +22,8 @@ IMPORTS = {
     "files": {"errno", "fcntl", "msvcrt", "signal"},
     "secrets": {"base64", "hashlib", "json", "shlex", "zlib"},
     "http": {
-        "base64", "email.utils", "ipaddress", "json", "socket", "ssl", "threading", "urllib.parse",
+        "base64", "email.utils", "http.client", "ipaddress", "json", "select", "socket", "ssl",
+        "threading", "urllib.parse",
     },
     "login": {
         "base64", "hashlib", "hmac", "html", "http.server", "secrets", "socket", "socketserver",
