@@ -3645,6 +3645,9 @@ class Meter:
     def __init__(self, app, stream):
         self.app, self.stream, self.count = app, stream, 0
 
+    def tell(self):
+        return self.count
+
     def write(self, data):
         self.stream.write(self.count_in(data))
 
@@ -3681,7 +3684,7 @@ def copy_to_pod(cx, source, pod, path):
     def pack(stream):
         try:
             stream, form = Meter(cx.app, stream), tarfile.GNU_FORMAT
-            with tarfile.open(fileobj=stream, mode="w|", format=form) as archive:
+            with tarfile.open(fileobj=stream, mode="w", format=form) as archive:
                 archive.add(os.path.realpath(source), "new", filter=entry)
                 archive.addfile(tarfile.TarInfo("end"))
         except BrokenPipeError:
