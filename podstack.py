@@ -1840,14 +1840,13 @@ KEYCHAIN_SERVICE = "podstack"
 NO_KEYRING = "Or keep the token in the config file: podstack auth login --no-keyring"
 UNLOCK = 'read -rs P; printf %s "$P" | gnome-keyring-daemon --replace --unlock'
 SECRET_TOOL_ERRORS = (
-    ("autolaunch D-Bus", "there is no D-Bus session here", "Start one: dbus-run-session"),
-    ("Could not connect", "the D-Bus session does not answer", "Start one: dbus-run-session"),
+    ("autolaunch d-bus", "there is no D-Bus session here", "Start one: dbus-run-session"),
+    ("could not connect", "the D-Bus session does not answer", "Start one: dbus-run-session"),
     ("not provided by any", "no keyring service is installed", "Install gnome-keyring"),
     # The bus and its client both give up after 25 s; who is first says so in its own words.
-    ("Timeout was reached", "the keyring service does not start", "Restart gnome-keyring"),
-    ("service_start_timeout", "the keyring service does not start", "Restart gnome-keyring"),
+    ("timeout", "the keyring service does not start", "Restart gnome-keyring"),
     ("locked", "it is locked", "Unlock it: " + UNLOCK),
-    ("Object does not exist", "there is no login keyring", "Create it: " + UNLOCK),
+    ("object does not exist", "there is no login keyring", "Create it: " + UNLOCK),
     ("too long", "the login is too long for it", "Generate a shorter token"),
 )
 SECURITY_ERRORS = {
@@ -1892,7 +1891,7 @@ class SecretService:
     def failure(stderr):
         text = stderr.decode("utf-8", "replace").strip()
         for mark, problem, advice in SECRET_TOOL_ERRORS:
-            if mark in text:
+            if mark in text.lower():
                 return keychain_error(problem, advice)
         first = text.splitlines()[0][:200] if text else "secret-tool failed"
         return keychain_error(first, "Check it with: secret-tool search service podstack")
@@ -1979,8 +1978,7 @@ def open_keychain(settings, name):
     app, account, path = settings.app, name, os.path.realpath(settings.path)
     if app.is_windows:
         raise keychain_error("there is none for Windows yet", "Leave out --use-keyring")
-    own = os.path.join(app.home or "", ".podstack", "config.yaml")
-    if not app.home or path != os.path.realpath(own):
+    if not app.home or path != os.path.realpath(os.path.join(app.home, ".podstack/config.yaml")):
         import hashlib
 
         account += "@" + hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
@@ -2001,7 +1999,7 @@ def pack_payload(login):
     import base64
     import zlib
 
-    kept = {field: getattr(login, field) for field in SECRET_FIELDS if getattr(login, field)}
+    kept = {field: getattr(login, field) for field in SECRET_FIELDS}
     packed = base64.urlsafe_b64encode(zlib.compress(json_dump(kept, True, None).encode(), 9))
     return "ps1." + packed.decode("ascii")
 
@@ -2027,10 +2025,7 @@ def unpack_payload(payload):
 
 
 class Credential:
-    """A token and what is known of it; all but `profile`, whose it is, is text or None.
-
-    `kind` (environment, file, keyring, command) and `origin` tell where it comes from.
-    """
+    """A token and what is known of it; `kind`, `origin` and `profile` tell where it is from."""
 
     def __init__(self, **fields):
         self.kind = self.origin = self.profile = None
@@ -2050,13 +2045,12 @@ def token_endpoint(profile, fields=("endpoint", "api_endpoint")):
     return DEFAULT_ENDPOINT
 
 
-def check_pin(settings, profile, kept_for):
-    """Raise unless the profile's token, kept for one endpoint, is for the one in effect."""
+def check_pin(settings, profile, own):
+    """Raise unless the endpoint that the profile's token is kept for is the one in effect."""
     endpoint, _, origin = settings.find("endpoint")
-    if kept_for != endpoint:
-        words = (profile.name, kept_for, endpoint)
+    if own != endpoint:
+        problem = "The token of profile '%s' is for %s, not for %s" % (profile.name, own, endpoint)
         option = "--profile %s " % profile.name if settings.options.profile else ""
-        problem = "The token of profile '%s' is for %s, not for %s" % words
         hint = "Sign in there: podstack %sauth login" % option
         raise AuthError(problem, hint, ["The address is from %s" % origin])
 
@@ -2097,19 +2091,18 @@ def login_changes(settings, name, login, storage):
 
 
 def save_login(settings, name, login, storage):
-    """Keep `login` as the profile's; the other place is cleaned once the new one holds it."""
+    """Keep `login` as the profile's, under the lock; then the other place is cleaned."""
     config = settings.config
-    with config.lock:
-        config.reload()
-        was_in_keychain = config.profile(name).in_keychain
-        if storage == "keyring":
-            write_keychain(settings, name, pack_payload(login))
-        config.edit(lambda _: login_changes(settings, name, login, storage))
-        if was_in_keychain and storage == "file":
-            try:
-                open_keychain(settings, name).delete()
-            except PodError as error:
-                settings.app.warn("the keyring still holds the earlier login: %s" % error.message)
+    config.reload()
+    was_in_keychain = config.profile(name).in_keychain
+    if storage == "keyring":
+        write_keychain(settings, name, pack_payload(login))
+    config.edit(lambda _: login_changes(settings, name, login, storage))
+    if was_in_keychain and storage == "file":
+        try:
+            open_keychain(settings, name).delete()
+        except PodError as error:
+            settings.app.warn("the keyring still holds the earlier login: %s" % error.message)
 
 
 def prove_storage(settings, name, storage):
@@ -2135,24 +2128,6 @@ def forget_login(settings, name):
             open_keychain(settings, name).delete()
         config.edit(lambda _: [(profile.key_of(field), None) for field in LOGIN_FIELDS])
     return True
-
-
-def chosen_storage(settings, options):
-    """Return where a new login is to be kept: file or keyring."""
-    if options.use_keyring:
-        return "keyring"
-    return "file" if options.no_keyring else settings.get("storage")
-
-
-def environment_credential(settings):
-    """Return the Credential of PODSTACK_API_TOKEN, or None; raises AuthError for a broken one."""
-    token = settings.app.env("PODSTACK_API_TOKEN")
-    if token is None:
-        return None
-    if not is_token(token.strip()):
-        raise AuthError("PODSTACK_API_TOKEN is not one line of visible ASCII", NEW_TOKEN)
-    origin = "Token from PODSTACK_API_TOKEN"
-    return Credential(token=token.strip(), kind="environment", origin=origin)
 
 
 def command_words(app, profile):
@@ -2196,11 +2171,8 @@ def command_credential(settings, profile):
         raise AuthError("%s calls podstack itself" % what)
     argv = command_words(app, profile)
     named = "%s (%s)" % (what, argv[0])
-    environ = {
-        "PODSTACK_PROFILE": profile.name,
-        "PODSTACK_API_ENDPOINT": settings.get("endpoint"),
-        "PODSTACK_TOKEN_COMMAND": "1",
-    }
+    environ = {"PODSTACK_PROFILE": profile.name, "PODSTACK_TOKEN_COMMAND": "1"}
+    environ["PODSTACK_API_ENDPOINT"] = settings.get("endpoint")
     try:
         code, out, _ = app.run(argv, env=environ, inherit=True)
     except OSError as error:
@@ -2208,12 +2180,11 @@ def command_credential(settings, profile):
     if code:
         raise AuthError("%s failed with exit code %d" % (named, code))
     text = out.decode("utf-8", "replace")
-    answer = {"token": text.rstrip("\r\n")}
-    if text.lstrip().startswith("{"):
-        try:
-            answer = json.loads(text)
-        except (ValueError, RecursionError):
-            answer = {}
+    alone = {"token": text.rstrip("\r\n")}
+    try:
+        answer = json.loads(text) if text.lstrip().startswith("{") else alone
+    except (ValueError, RecursionError):
+        answer = {}
     token, expires = app.guard(answer.get("token")), answer.get("expires_at")
     if not is_token(token):
         raise AuthError("%s did not print one token" % named)
@@ -2223,15 +2194,20 @@ def command_credential(settings, profile):
 
 def find_credential(settings):
     """Return the effective Credential; raises AuthError where there is none."""
-    found = None if settings.options.profile else environment_credential(settings)
-    if not found:
+    token = settings.app.env("PODSTACK_API_TOKEN")
+    if not token or settings.options.profile:
         profile = settings.profile()
         read = command_credential if profile.get("token_command") else load_login
-        found = read(settings, profile) or environment_credential(settings)
-    if not found:
+        found = read(settings, profile)
+        if found:
+            return found
+    if not token:
         is_empty = "PODSTACK_API_TOKEN" in settings.app.environ
         raise not_authenticated(["PODSTACK_API_TOKEN is set but empty"] if is_empty else ())
-    return found
+    if not is_token(token.strip()):
+        raise AuthError("PODSTACK_API_TOKEN is not one line of visible ASCII", NEW_TOKEN)
+    origin = "Token from PODSTACK_API_TOKEN"
+    return Credential(token=token.strip(), kind="environment", origin=origin)
 
 
 # == http: one request, one answer ===========================================================
@@ -2807,17 +2783,8 @@ class OAuthError(AuthError):
         super().__init__("Sign-in failed: %s%s" % (self.error, ": %s" % more if more else ""))
         if self.error == "access_denied":
             self.message, self.hint = "Sign-in was denied", "Run: podstack auth login"
-
-
-def read_oauth_answer(answer):
-    """Return the object of a good answer; raises OAuthError or Unreachable."""
-    body = answer.json()
-    if answer.status == 200 and isinstance(body, dict) and "error" not in body:
-        return body
-    if isinstance(body, dict) and isinstance(body.get("error"), str):
-        raise OAuthError(body)
-    problem = "The authorization server's answer is not understood (HTTP %d)"
-    raise Unreachable(problem % answer.status)
+        if self.error == "expired_token":
+            self.message, self.hint = "The code has expired", "Run: podstack auth login --device"
 
 
 class AuthServer:
@@ -2856,18 +2823,26 @@ class AuthServer:
         return encode_query((name, value) for name, value in fields.items() if value)
 
     def post(self, name, **fields):
-        """Return the Answer of an endpoint to a form; no redirect is followed."""
+        """Return what an endpoint answers to a form, without a redirect (RFC 6749 §5)."""
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        body = self.form(**fields).encode("ascii")
-        return self.http.request("POST", self.endpoint(name), headers, body, **self.limits)
+        form = self.form(**fields).encode("ascii")
+        answer = self.http.request("POST", self.endpoint(name), headers, form, **self.limits)
+        body = answer.json()
+        is_object = isinstance(body, dict)
+        is_good = name == "revocation" or (is_object and "error" not in body)
+        if answer.status == 200 and is_good:
+            return body
+        if is_object and isinstance(body.get("error"), str):
+            raise OAuthError(body)
+        problem = "The authorization server's answer is not understood (HTTP %d)"
+        raise Unreachable(problem % answer.status)
 
     def tokens(self, **fields):
         """Return the answer to a grant (RFC 6749 §5); raises OAuthError, Unreachable."""
-        answer = read_oauth_answer(self.post("token", **fields))
+        answer = self.post("token", **fields)
         for name in ("access_token", "refresh_token"):
-            if not is_token(answer.get(name)):
-                answer[name] = None
-            self.http.app.guard(answer[name])
+            token = self.http.app.guard(answer.get(name))
+            answer[name] = token if is_token(token) else None
         if not answer["access_token"]:
             raise Unreachable("The authorization server's answer holds no token")
         if str(answer.get("token_type", "bearer")).lower() != "bearer":
@@ -2918,12 +2893,10 @@ def positive(value, default):
 
 def login_from_grant(app, grant, server, endpoint, earlier=None):
     """Return the Credential that a token answer makes; an old refresh token may stay."""
-    lifetime = positive(grant.get("expires_in"), None)
     login = Credential(**vars(earlier or Credential()))
-    login.token, login.expires = (
-        grant["access_token"],
-        lifetime and format_time(app.now() + lifetime),
-    )
+    lifetime = positive(grant.get("expires_in"), None)
+    login.expires = lifetime and format_time(app.now() + lifetime)
+    login.token = grant["access_token"]
     login.refresh_token = grant["refresh_token"] or login.refresh_token
     login.endpoint, login.issuer, login.client_id = endpoint, server.issuer, server.client_id
     return login
@@ -2945,25 +2918,24 @@ def surroundings(app, exists=os.path.exists):
 def choose_way(options, server, place):
     """Return the way in: `token`, `prompt`, `device`, `browser`, or `url` (browser elsewhere)."""
     hint = "Use: podstack auth login --token - (or set PODSTACK_API_TOKEN)"
-    no_terminal = UsageError("There is no terminal to sign in from", hint)
+    has_device = server and "device_authorization" in server.endpoints
     if options.token is not None:
         return "token"
-    if server is None and "terminal" in place:
-        return "prompt"
-    if server is None:
-        raise no_terminal
-    device = "device" if "device_authorization" in server.endpoints else None
-    if options.device and not device:
+    if server and options.device and not has_device:
         raise PodError("This server has no device login", "Use: podstack auth login --no-browser")
-    if options.device or options.no_browser:
-        return device if options.device else "url"
-    if options.browser or "browser_variable" in place:
+    if server and options.device:
+        return "device"
+    if server and options.no_browser:
+        return "url"
+    if server and (options.browser or "browser_variable" in place):
         return "browser"
     if "terminal" not in place:
-        raise no_terminal
+        raise UsageError("There is no terminal to sign in from", hint)
+    if server is None:
+        return "prompt"
     if "graphical" in place and place.isdisjoint(("ssh", "container")):
         return "browser"
-    return device or "url"
+    return "device" if has_device else "url"
 
 
 # -- in a browser
@@ -3087,9 +3059,8 @@ class BrowserLogin:
         given = form.get("state", "").encode("utf-8", "replace")
         if not compare_digest(given, self.state.encode("ascii")):  # first of all, for errors too
             raise ValueError("it belongs to another sign-in (wrong state)")
-        metadata = self.server.metadata  # RFC 9207
-        promised = metadata.get("authorization_response_iss_parameter_supported") is True
-        if (promised or "iss" in form) and form.get("iss") != self.server.issuer:
+        promised = self.server.metadata.get("authorization_response_iss_parameter_supported")
+        if (promised is True or "iss" in form) and form.get("iss") != self.server.issuer:
             raise ValueError("it comes from another issuer")
         if "error" not in form and not is_token(form.get("code")):
             raise ValueError("it holds no code")
@@ -3106,15 +3077,14 @@ class BrowserLogin:
                 line = self.app.stdin.readline()
                 if not line:
                     return
-                line, is_cut = line.strip(), len(line.rstrip("\r\n")) >= limit
-                address, _, query = line.partition("#")[0].partition("?")  # browsers keep fragments
-                if is_cut:
-                    cut = "The terminal cut that address off. From another shell here, run:"
-                    self.app.say(cut, "  curl 'ADDRESS'")
-                elif address == self.redirect_uri and is_token(line):
+                # Browsers keep fragments.
+                address, _, query = line.strip().partition("#")[0].partition("?")
+                if len(line.rstrip("\r\n")) >= limit:
+                    raise ValueError("the terminal cut it off; in another shell: curl 'ADDRESS'")
+                if address == self.redirect_uri and is_token(line.strip()):
                     self.take(query)
                     self.shown.set()
-                elif line:
+                elif line.strip():
                     raise ValueError("it does not begin with %s" % self.redirect_uri)
             except ValueError as error:  # of bytes that are no text, too
                 self.app.say("That address was not taken: %s" % error)
@@ -3175,9 +3145,6 @@ def sign_in_by_browser(app, server, options, launch, complete):
         login.listener.server_close()
 
 
-# -- on another device
-
-
 def poll_device(app, server, told):
     """Return the token answer once the person has agreed; raises AuthError."""
     grant_type = "urn:ietf:params:oauth:grant-type:device_code"
@@ -3190,12 +3157,10 @@ def poll_device(app, server, told):
             app.countdown("Waiting for you to enter the code", deadline - app.clock())
             app.sleep(max(0.01, min(0.5, poll_at - app.clock())))
         if app.clock() >= deadline:
-            break
+            raise OAuthError({"error": "expired_token"})
         try:
             return server.tokens(grant_type=grant_type, device_code=told["device_code"])
         except OAuthError as error:
-            if error.error == "expired_token":
-                break
             if error.error == "slow_down":
                 interval += 5
             elif error.error != "authorization_pending":
@@ -3204,12 +3169,11 @@ def poll_device(app, server, told):
             app.debug("poll failed: %s" % error.message)
             # Twice as long each time (RFC 8628 §3.5), up to a minute; never less than we were told.
             interval = max(interval, min(50, interval * 2))
-    raise AuthError("The code has expired", "Run: podstack auth login --device")
 
 
 def sign_in_by_device(app, server, complete):
     """Sign in with a code typed elsewhere (RFC 8628); `complete(grant)` saves the login."""
-    told = read_oauth_answer(server.post("device_authorization", scope=server.scope))
+    told = server.post("device_authorization", scope=server.scope)
     address = safe_url(told.get("verification_uri"), "verification address", server.loopback)
     code, secret = told.get("user_code"), app.guard(told.get("device_code"))
     if not (isinstance(code, str) and 0 < len(code) <= 100 and is_token(secret)):
@@ -3232,35 +3196,31 @@ def server_of_login(http, login, endpoint, limits=()):
     return server
 
 
-def reload_credential(settings, name):
-    settings.config.reload()
-    found = load_login(settings, settings.config.profile(name))
-    if found is None:
-        raise not_authenticated()
-    return found
-
-
 def renew_login(settings, http, credential):
     """Return the Credential with a refreshed login, saved before it is used; raises PodError."""
     config, name, endpoint = settings.config, credential.profile.name, settings.get("endpoint")
     limits = {"seconds": REFRESH_SECONDS, "retries": 0}
     server = server_of_login(http, credential, endpoint, limits)
     with config.lock:
-        found = reload_credential(settings, name)  # another process may have been faster
-        spent = found.refresh_token
-        if found.token != credential.token or not spent:
-            return found
+        config.reload()
+        found = load_login(settings, config.profile(name))
+        if found is None:
+            raise not_authenticated()
+        if found.token != credential.token or not found.refresh_token:
+            return found  # another process was faster
         prove_storage(settings, name, found.kind)
         with HeldInterrupts():  # once it is sent the refresh token may be spent
             try:
-                grant = server.tokens(grant_type="refresh_token", refresh_token=spent)
+                fields = {"grant_type": "refresh_token", "refresh_token": found.refresh_token}
+                grant = server.tokens(**fields)
             except OAuthError as error:
                 if error.error != "invalid_grant":
                     raise Unreachable("The login could not be refreshed: %s" % error.error)
-                newer = reload_credential(settings, name)
-                if newer.refresh_token == spent:  # else somebody has renewed it
+                config.reload()
+                newer = load_login(settings, config.profile(name))
+                if newer is None or newer.refresh_token == found.refresh_token:
                     raise token_expired([found.origin])
-                return newer
+                return newer  # without a lock somebody has renewed it
             login = login_from_grant(settings.app, grant, server, endpoint, found)
             try:
                 save_login(settings, name, login, found.kind)
@@ -3274,13 +3234,12 @@ def fresh_credential(settings, http, credential):
     left = credential.left(settings.app.now())
     if not credential.refresh_token or left >= REFRESH_SKEW:
         return credential
-    expired = left <= 0
-    settings.config.lock.seconds = LOCK_SECONDS if expired else 0
+    if left <= 0:
+        return renew_login(settings, http, credential)
+    settings.config.lock.seconds = 0
     try:
         return renew_login(settings, http, credential)
     except PodError as error:
-        if expired:
-            raise
         settings.app.debug("not refreshed: %s" % error.message)
         return credential
     finally:
@@ -3293,9 +3252,7 @@ def revoke_oauth(server, login):
         raise PodError("This server cannot revoke a login", "Use: podstack auth logout")
     for hint, token in (("refresh_token", login.refresh_token), ("access_token", login.token)):
         if token:
-            answer = server.post("revocation", token=token, token_type_hint=hint)
-            if answer.status != 200:
-                read_oauth_answer(answer)
+            server.post("revocation", token=token, token_type_hint=hint)
 
 
 # == api: the Podstack API, call by call =====================================================
@@ -4107,7 +4064,9 @@ def auth_login(cx, args):
     cx.config.require()
     settings.creates = True
     profile = settings.profile()
-    storage = chosen_storage(settings, args)
+    storage = "file" if args.no_keyring else settings.get("storage")
+    if args.use_keyring:
+        storage = "keyring"
     endpoint, client_id = settings.get("endpoint"), settings.get("client_id")
     server = discover(cx.http, endpoint, client_id) if args.token is None else None
     way = choose_way(args, server, surroundings(app))

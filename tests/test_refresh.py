@@ -345,7 +345,7 @@ def test_a_login_that_another_process_ended_meanwhile_is_none(api, cli, config):
     text = "cli:\n  color: no\n"
     api.report = lambda call: call.path == "/oauth/token" and config.write_text(text)
     api.next("/oauth/token", status=400, body={"error": "invalid_grant"})
-    assert cli("auth", "whoami", code=4).error == "Error: Not authenticated"
+    assert cli("auth", "whoami", code=4).error == "Error: Token expired"
     assert bearers(api) == [] and config.read_text() == text
 
 
