@@ -3404,10 +3404,11 @@ class Api:
     def object(self, name, method, path, **options):
         return unwrap(self.send(method, path, **options).json(), name, dict)
 
-    def create(self, name, path, body, **options):
+    def create(self, name, path, wanted):
         """Return what a creating POST made; a failure says that it may have been carried out."""
+        body = {key: value for key, value in wanted.items() if value not in (None, [], {})}
         try:
-            return self.object(name, "POST", path, body=body, **options)
+            return self.object(name, "POST", path, body=body)
         except Unreachable as error:
             if error.sent:
                 error.details.append("It may have been created: check podstack %s list" % name)
@@ -3783,10 +3784,10 @@ GROUPS = (
 
 
 class Part:
-    """What a command is declared with: a decorator that adds itself to the handler's list `of`."""
+    """What a command is declared with: a decorator that adds itself to the handler's `parts`."""
 
     def __call__(self, handler):
-        handler.__dict__.setdefault(self.of, []).insert(0, self)
+        handler.__dict__.setdefault("parts", []).insert(0, self)
         return handler
 
 
@@ -3797,8 +3798,6 @@ class Option(Part):
     the words that can be the value, or the kind of thing that it names. What `help` ends with
     `(repeat)` may be given again.
     """
-
-    of = "options"
 
     def __init__(self, shown, help, read=str, complete=(), default=None, required=False):
         self.shown, self.help, self.read, self.complete = shown, help, read, complete
@@ -3814,8 +3813,6 @@ class Option(Part):
 class Operand(Part):
     """What a command takes: `NAME`, some `NAME...`, any `[NAME...]`, after a --: `-- NAME...`."""
 
-    of = "operands"
-
     def __init__(self, shown, help, read=str, complete=(), dest=None):
         self.shown, self.help, self.read, self.complete = shown, help, read, complete
         self.name, self.many, self.behind = shown.strip("-.[] "), "..." in shown, "-- " in shown
@@ -3824,8 +3821,6 @@ class Operand(Part):
 
 class Example(Part):
     """A line that somebody may type, and what for."""
-
-    of = "examples"
 
     def __init__(self, typed, meaning):
         self.typed, self.meaning = typed, meaning
@@ -3841,8 +3836,9 @@ def command(words, text):
     def declare(handler):
         first, _, rest = text.partition("\n")
         handler.help, handler.about = first.rstrip("."), text if first.endswith(".") else rest
-        for kind in (Option, Operand):
-            handler.__dict__.setdefault(kind.of, [])
+        handler.options = [part for part in handler.parts if isinstance(part, Option)]
+        handler.operands = [part for part in handler.parts if isinstance(part, Operand)]
+        handler.examples = [part for part in handler.parts if isinstance(part, Example)]
         handler.words = tuple(words.split())
         COMMANDS[handler.words] = handler
         return handler
@@ -4643,9 +4639,7 @@ def print_created(cx, made):
 @Option("--use", "and work in it from now on")
 @Example("podstack project create --name my-project --use", "create it and use it")
 def project_create(cx, args):
-    body = {"name": args.name}
-    if args.desc is not None:
-        body["description"] = args.desc
+    body = {"name": args.name, "description": args.desc}
     project = cx.api.create("project", "/projects", body)
     cx.app.say("Created project '%s'" % (project.get("name") or args.name))
     print_created(cx, project)
@@ -4731,8 +4725,7 @@ def pod_create(cx, args):
     wanted = {name: getattr(args, name) for name in alike}
     wanted.update(gpu_type=cx.settings.get("gpu_type"), ports=args.port, volumes=args.volume)
     wanted.update(env=read_environment(cx.app, args.env, args.env_file), labels=dict(args.label))
-    body = {name: value for name, value in wanted.items() if value not in (None, [], {})}
-    pod = cx.api.create("pod", "/pods", body)
+    pod = cx.api.create("pod", "/pods", wanted)
     cx.app.say("Created pod '%s'" % (pod.get("name") or args.name))
     if args.wait:
         pod = wait_for_state(cx, pod, "running", args.timeout)
@@ -5072,16 +5065,6 @@ def api_call(cx, args):
     print_data(cx, value, None if value is None else form, answer.text.splitlines())
 
 
-def fetch_installer(cx, origin):
-    """Return (version, text) of install.sh from its origin, whole; raises PodError."""
-    url = safe_url(origin + "/cli", "installer's address", loopback=True)
-    answer = cx.http.request("GET", url, redirects=5)
-    versions = [line[8:] for line in answer.text.splitlines() if line.startswith("VERSION=")]
-    if answer.status != 200 or not versions or not answer.text.endswith('\n{ main "$@"; }\n'):
-        raise PodError("%s is not podstack's installer (HTTP %d)" % (url, answer.status))
-    return versions[0], answer.text
-
-
 @command("update", "Update podstack in place; this version stays if that fails.")
 @Option("--check", "only tell whether there is another version")
 @Example("podstack update", "install the newest version in place of this one")
@@ -5095,11 +5078,14 @@ def update(cx, args):
     receipt = dict(line.partition(" ")[::2] for line in cx.app.read_input(path, as_lines=True))
     origin = cx.app.env("PODSTACK_INSTALL_URL") or receipt.get("origin", INSTALL_URL)
     origin = origin.rstrip("/")
-    version, script = fetch_installer(cx, origin)
+    url = safe_url(origin + "/cli", "installer's address", loopback=True)
+    answer = cx.http.request("GET", url, redirects=5)
+    versions = [line[8:] for line in answer.text.splitlines() if line.startswith("VERSION=")]
+    if answer.status != 200 or not versions or not answer.text.endswith('\n{ main "$@"; }\n'):
+        raise PodError("%s is not podstack's installer (HTTP %d)" % (url, answer.status))
     if args.check:
-        news = "is the newest" if version == VERSION else "can be updated to " + version
-        cx.app.out("podstack %s %s" % (VERSION, news))
-        return
+        news = "is the newest" if versions[0] == VERSION else "can be updated to " + versions[0]
+        return cx.app.out("podstack %s %s" % (VERSION, news))
     if os.stat(folder).st_uid != os.geteuid() or not os.access(folder, os.W_OK):
         hint = "Run podstack update as its owner, or renew it where it is made (an image, a disk)"
         raise PodError("%s is not yours to change" % folder, hint)
@@ -5110,7 +5096,8 @@ def update(cx, args):
     bundle = cx.settings.get("ca_bundle")
     if bundle:
         environ.update(CURL_CA_BUNDLE=bundle, SSL_CERT_FILE=bundle)
-    code, _, _ = cx.app.run(argv, script.encode("utf-8"), timeout=600, env=environ, inherit=True)
+    script = answer.text.encode("utf-8")
+    code, _, _ = cx.app.run(argv, script, timeout=600, env=environ, inherit=True)
     if code:
         raise PodError("The installer failed (exit %d); this podstack stays as it is" % code)
 
@@ -5221,7 +5208,6 @@ def help_page(usage, about, examples, tables, end):
 
 
 def help_command(found):
-    """Return the help text of one command."""
     usage = list(found.words) + [option.shown for option in found.options if option.required]
     usage += ["[options]"] + [operand.shown for operand in found.operands]
     operands = [(operand.name, operand.help) for operand in found.operands]
@@ -5233,7 +5219,6 @@ def help_command(found):
 
 
 def help_group(group):
-    """Return the help text of a group of commands."""
     members = [found for words, found in COMMANDS.items() if words[0] == group]
     examples = [found.examples[0] for found in members[:2]]
     tables = [("commands", [(found.words[1], found.help) for found in members])]
@@ -5242,7 +5227,6 @@ def help_group(group):
 
 
 def help_root():
-    """Return the help text of the whole program."""
     examples = [COMMANDS[words].examples[0] for words in (("auth", "login"), ("pod", "create"))]
     single = [(words[0], found.help) for words, found in COMMANDS.items() if len(words) == 1]
     options = [(option.shown, option.help) for option in GLOBAL_OPTIONS]
