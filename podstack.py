@@ -965,6 +965,7 @@ class App:
         self.now, self.clock, self.sleep = now, clock, sleep
         self.quiet = self.debugging = self.assume_yes = self.color = False
         self.is_windows = platform == "win32"
+        self.usual_storage = "keyring" if platform == "darwin" else "file"
         self.is_wsl = bool(self.env("WSL_DISTRO_NAME") or self.env("WSL_INTEROP"))
         self.status_shown, self.secrets = None, set()
         self.guard((self.env("PODSTACK_API_TOKEN") or "").strip())
@@ -1126,14 +1127,13 @@ class App:
                     return path
         return None
 
-    def start(self, argv, streams, env=None, new_session=False):
+    def start(self, argv, streams, env=None, apart=False):
         """Start a program on its (stdin, stdout, stderr), never with the token in its environ."""
         import subprocess
 
         environ = {k: v for k, v in self.environ.items() if k != "PODSTACK_API_TOKEN"}
         environ.update(env or {})
-        more = {"env": environ, "start_new_session": new_session}
-        return subprocess.Popen(argv, -1, None, *streams, **more)
+        return subprocess.Popen(argv, -1, None, *streams, env=environ, start_new_session=apart)
 
     def run(self, argv, stdin=None, timeout=60, env=None, patience=None, inherit=False):
         """Run a program to its end and return (exit code, stdout, stderr).
@@ -1146,7 +1146,7 @@ class App:
 
         typed = self.stdin if inherit and self.is_terminal(self.stdin) else DEVNULL
         streams = (typed if stdin is None else PIPE, PIPE, None if inherit else PIPE)
-        process = self.start(argv, streams, env, new_session=not inherit)
+        process = self.start(argv, streams, env, apart=not inherit)
         try:
             try:
                 out, err = process.communicate(stdin, 2)
@@ -1173,81 +1173,79 @@ class App:
         except (OSError, UnicodeDecodeError) as error:
             raise PodError("Cannot read %s: %s" % (name, getattr(error, "strerror", error)))
 
-    def hand_over(self, argv, typed=True, timeout=None):
+    def hand_over(self, argv, typed=True, timeout=None, streams=None, work=None):
         """Run a program on our own streams and return its exit code (128 + signal when killed).
 
         Ctrl-C and a request to end (on Windows told by the console) are its to answer, not ours;
-        so is our stdin where `typed` is true.
+        so is our stdin where `typed` is true. With `streams` ours is `work(process)` meanwhile.
         """
         import signal
         from subprocess import DEVNULL, TimeoutExpired
 
         self.flush()
-        process, caught = None, []
+        process, caught, before = None, [], []
+        alarm = getattr(signal, "SIGALRM", None)
 
         def pass_on(number, _):
-            caught.append(number)
-            if process and not self.is_windows:
+            if number != alarm:
+                caught.append(number)
+            if caught and process and alarm:
                 process.send_signal(caught[0])
-                # And each second until it ends: OpenSSH's client loses one that comes between its
-                # last look and its poll(); newer ones have ppoll() there.
-                signal.setitimer(signal.ITIMER_REAL, 1)
 
         # Handlers, not SIG_IGN: exec resets them, so that the program does not ignore what we do.
         # What nohup or a shell's & has made us ignore stays so for both.
-        before = []
-        for name in ("SIGALRM", "SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
+        for number in (alarm, signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)):
             if number and signal.getsignal(number) != signal.SIG_IGN:
                 before.append((number, signal.signal(number, pass_on)))
         try:
-            process = self.start(argv, (None if typed else DEVNULL, None, None))
-            if caught:  # before there was a process to pass it on to
-                pass_on(caught[0], None)
-            try:
-                code = process.wait(timeout)
-            except TimeoutExpired:
-                process.terminate()  # not kill: ssh has the terminal's modes to restore
-                pass_on(signal.SIGTERM, None)
-                process.wait()
-                raise PodError("The command has not ended within %g s" % timeout)
+            if alarm:
+                # Each second: a signal just before we wait is lost on that, and OpenSSH's client
+                # loses one that comes between its last look and its poll(); newer: ppoll().
+                signal.setitimer(signal.ITIMER_REAL, 1, 1)
+            process = self.start(argv, streams or (None if typed else DEVNULL, None, None))
+            if work:
+                work(process)
+            code = process.wait(timeout)
             if caught and code == 255:  # what ssh makes of a signal
                 return 128 + caught[0]
             return code if code >= 0 else 128 - code
+        except TimeoutExpired:
+            caught.append(signal.SIGTERM)
+            process.terminate()  # not kill: ssh has the terminal's modes to restore
+            process.wait()
+            raise PodError("The command has not ended within %g s" % timeout)
         finally:
-            if not self.is_windows:
+            if process:
+                process.kill()
+                process.wait()
+            if alarm:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             for number, old in before:
                 signal.signal(number, old)
 
     def pipe(self, argv, feed=None, drain=None):
         """Return a program's exit code; `feed` writes its stdin or `drain` reads its stdout."""
-        import signal
         import threading
         from contextlib import suppress
         from subprocess import DEVNULL, PIPE
 
-        process = self.start(argv, (PIPE if feed else DEVNULL, PIPE if drain else DEVNULL, PIPE))
+        def work(process):
+            def say_all():  # a pod's words, which may hold anything
+                for line in iter(lambda: process.stderr.readline(4096), b""):
+                    self.complain(line.decode("utf-8", "replace").rstrip("\r\n"))
 
-        def say_all():  # a pod's words, which may hold anything
-            for line in iter(lambda: process.stderr.readline(4096), b""):
-                self.complain(line.decode("utf-8", "replace").rstrip("\r\n"))
-
-        relay = threading.Thread(target=say_all, daemon=True)
-        relay.start()
-        try:
-            if not self.is_windows:  # Ctrl-C just before a read blocks is lost on it: wake it up
-                signal.signal(signal.SIGALRM, lambda *_: None)
-                signal.setitimer(signal.ITIMER_REAL, 1, 1)
+            relay = threading.Thread(target=say_all, daemon=True)
+            relay.start()
             with suppress(BrokenPipeError), process.stdin or process.stdout as stream:
                 (feed or drain)(stream)
-            return process.wait()
-        finally:
-            process.kill()
             process.wait()
-            if not self.is_windows:
-                signal.setitimer(signal.ITIMER_REAL, 0)
             relay.join(2)  # what it started may keep its stderr open
+
+        streams = (PIPE if feed else DEVNULL, PIPE if drain else DEVNULL, PIPE)
+        code = self.hand_over(argv, streams=streams, work=work)
+        if code in (129, 130, 143):  # hung up, interrupted or asked to end
+            raise KeyboardInterrupt
+        return code
 
     def browser_command(self):
         """Return the argv that opens a page here (`%s` is the address), or None."""
@@ -1287,7 +1285,7 @@ class App:
         argv = [word.replace("%s", plain) for word in command]
         try:
             # xdg-open tries these last; left to itself it would go on with text browsers.
-            self.start(argv, [DEVNULL] * 3, {"BROWSER": ":".join(X_BROWSERS)}, new_session=True)
+            self.start(argv, [DEVNULL] * 3, {"BROWSER": ":".join(X_BROWSERS)}, apart=True)
             return True
         except OSError as error:
             self.debug("cannot start %s: %s" % (argv[0], error))
@@ -1443,11 +1441,6 @@ def write_file(app, path, text, keep=True):
         raise os_error("write", path, error)
 
 
-def is_single_file(facts):
-    """Tell whether it is a plain file without a second name."""
-    return stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1
-
-
 def lock_descriptor(descriptor, is_windows, release=False):
     """Take the lock or raise BlockingIOError (Windows: PermissionError) at once; or release it."""
     if is_windows:
@@ -1513,12 +1506,11 @@ class FileLock:
         try:
             descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o600)
             settle(descriptor, self.path)
-            return descriptor
         except FileExistsError:
-            if is_single_file(os.lstat(self.path)):
-                descriptor = os.open(self.path, flags)
-                if is_single_file(os.fstat(descriptor)):
-                    return descriptor
+            descriptor = os.open(self.path, flags)
+        facts = os.fstat(descriptor)
+        if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
+            return descriptor
         raise ConfigError("%s is not a lock file of ours" % self.path, "Remove it: " + self.path)
 
     def wait(self):
@@ -1722,11 +1714,6 @@ class Config:
                 self.reload()
 
 
-def default_storage(app):
-    """Return where a login is kept when nobody chose: macOS has a keychain for every user."""
-    return "keyring" if app.platform == "darwin" else "file"
-
-
 OUTPUTS = ("table", "wide", "json", "yaml")
 
 
@@ -1748,8 +1735,7 @@ SETTINGS = {row[0]: Setting(*row) for row in (
     ("endpoint", False, ["PODSTACK_API_ENDPOINT"], "api_endpoint", "api.endpoint",
      DEFAULT_ENDPOINT, read_endpoint),
     ("client_id", False, ["PODSTACK_CLIENT_ID"], "client_id", "api.client_id", DEFAULT_CLIENT_ID),
-    ("storage", False, ["PODSTACK_STORAGE"], "storage", None, default_storage,
-     one_of("file", "keyring")),
+    ("storage", False, ["PODSTACK_STORAGE"], "storage", None, None, one_of("file", "keyring")),
     ("output", True, ["PODSTACK_OUTPUT"], None, "defaults.output", "table", one_of(*OUTPUTS)),
     ("timeout", False, ["PODSTACK_TIMEOUT"], None, "api.timeout", "30", read_seconds),
     ("ca_bundle", False, ["PODSTACK_CA_BUNDLE", "SSL_CERT_FILE"], None, "api.ca_bundle"),
@@ -1807,7 +1793,7 @@ class Settings:
         general = [self.place(setting.general)] if setting.general else []
         # With --profile on the command line the profile's own values win over the environment.
         middle = own + environment if self.options.profile else environment + own
-        default = setting.default(self.app) if callable(setting.default) else setting.default
+        default = self.app.usual_storage if setting.name == "storage" else setting.default
         general = [place for place in general if place not in own]
         return [option] + middle + general + [("default", default, None)]
 
@@ -2083,7 +2069,7 @@ def login_changes(settings, name, login, storage):
     in_file = {field: getattr(login, field) for field in LOGIN_FIELDS}
     if storage == "keyring":
         in_file.update(dict.fromkeys(SECRET_FIELDS))
-    if {storage} != {profile.get("storage") or "file", default_storage(settings.app)}:
+    if {storage} != {profile.get("storage") or "file", settings.app.usual_storage}:
         in_file["storage"] = storage
     if login.client_id and login.client_id != (profile.get("client_id") or DEFAULT_CLIENT_ID):
         in_file["client_id"] = login.client_id

@@ -541,9 +541,17 @@ def test_a_lock_that_is_no_plain_file_is_refused(settled, kind):
         make(victim, lock)
     else:
         (os.mkfifo if kind == "pipe" else os.mkdir)(lock)
+        os.chown(lock, settled.uid, -1)
+    told = {
+        "symbolic link": failure(
+            "Cannot lock %s: Too many levels of symbolic links" % lock,
+            "Mend the symbolic link: ls -l %s" % lock,
+        ),
+        "directory": failure("Cannot lock %s: Is a directory" % lock),
+    }
+    other = "Error: %s is not a lock file of ours\nRemove it: %s\n" % (lock, lock)
     for run in (settled.run, settled.sudo):
-        result = run(*SET, code=1)
-        assert result.err == "Error: %s is not a lock file of ours\nRemove it: %s\n" % (lock, lock)
+        assert run(*SET, code=1).err == told.get(kind, other)
     assert content_of(victim) == "precious\n"
     assert os.lstat(victim).st_uid == settled.uid
     assert mode_of(victim) == 0o644
