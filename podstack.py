@@ -1822,7 +1822,6 @@ class Settings:
 # environment, a program, or a login. A secret goes through stdin, never through arguments; nothing
 # falls back from the keychain to plain text, and a token goes only to the endpoint it is kept for.
 
-KEYCHAIN_SERVICE = "podstack"
 NO_KEYRING = "Or keep the token in the config file: podstack auth login --no-keyring"
 UNLOCK = 'read -rs P; printf %s "$P" | gnome-keyring-daemon --replace --unlock'
 SECRET_TOOL_ERRORS = (
@@ -1870,7 +1869,7 @@ class SecretService:
             raise keychain_error("secret-tool is not installed", advice)
 
     def call(self, *words, stdin=None):
-        attributes = ["--", "service", KEYCHAIN_SERVICE, "account", self.account]
+        attributes = ["--", "service", "podstack", "account", self.account]
         return call_keychain(self.app, [self.program, *words, *attributes], stdin)
 
     @staticmethod
@@ -1924,7 +1923,7 @@ class MacKeychain:
 
     def __init__(self, app, account):
         self.app, self.account = app, account
-        self.item = ["-a", account, "-s", KEYCHAIN_SERVICE]
+        self.item = ["-a", account, "-s", "podstack"]
 
     @staticmethod
     def quote(text):
@@ -1948,7 +1947,7 @@ class MacKeychain:
 
     def write(self, payload):
         """Store the payload through `security -i`, so that no argument list ever holds it."""
-        words = (self.account, KEYCHAIN_SERVICE, "podstack (%s)" % self.account, payload)
+        words = (self.account, "podstack", "podstack (%s)" % self.account, payload)
         form = "add-generic-password -U -a %s -s %s -l %s -w %s\n"
         line = (form % tuple(map(self.quote, words))).encode("utf-8")
         if len(line) > 4095:  # it would run the rest as another command
@@ -2133,13 +2132,10 @@ def command_words(app, profile):
     return [program] + argv[1:]
 
 
-def check_command_file(profile):
+def check_command_file(named):
     """Raise unless nobody else can write the file that names the command, or put another there."""
-    config = profile.config
-    if not config.has_modes:
-        return
-    real = os.path.realpath(config.path)
-    for path in (real, os.path.dirname(real), os.path.dirname(config.path)):
+    real = os.path.realpath(named)
+    for path in (real, os.path.dirname(real), os.path.dirname(named)):
         facts = os.stat(path)
         if facts.st_mode & 0o022 or facts.st_uid not in (0, os.geteuid()):
             hint = "Run: chmod go-w %s" % path
@@ -2152,7 +2148,8 @@ def command_credential(settings, profile):
 
     app, what = settings.app, "token_command of profile '%s'" % profile.name
     check_pin(settings, profile, token_endpoint(profile, ["api_endpoint"]))
-    check_command_file(profile)
+    if profile.config.has_modes:
+        check_command_file(profile.config.path)
     if app.env("PODSTACK_TOKEN_COMMAND"):
         raise AuthError("%s calls podstack itself" % what)
     argv = command_words(app, profile)
@@ -2776,9 +2773,9 @@ class OAuthError(AuthError):
 class AuthServer:
     """An authorization server, by its own metadata (RFC 8414 §3.3), and us as its client."""
 
-    def __init__(self, http, issuer, metadata, client_id, loopback=False, resource=None, limits=()):
+    def __init__(self, http, issuer, metadata, client_id, loopback=False, resource=None, **limits):
         self.http, self.issuer, self.metadata, self.client_id = http, issuer, metadata, client_id
-        self.loopback, self.resource, self.limits = loopback, resource, dict(limits)
+        self.loopback, self.resource, self.limits = loopback, resource, limits
         named, methods = metadata.get("issuer"), metadata.get("code_challenge_methods_supported")
         if named != issuer:
             raise PodError("The server's metadata is from issuer %s, not from %s" % (named, issuer))
@@ -2843,12 +2840,12 @@ def well_known(url, name):
 
 def fetch_document(http, url, limits):
     """Return the JSON object at `url`, or None where none is published; raises Unreachable."""
-    answer = http.request("GET", url, **dict(limits))
+    answer = http.request("GET", url, **limits)
     document = answer.json() if answer.status == 200 else None
     return document if isinstance(document, dict) else None
 
 
-def discover(http, endpoint, client_id, limits=()):
+def discover(http, endpoint, client_id, **limits):
     """Return the AuthServer that `endpoint` names (RFC 9728), or None without browser login."""
     url, issuer, resource = parse_url(endpoint), endpoint, None
     document = fetch_document(http, well_known(url, "oauth-protected-resource"), limits)
@@ -2864,9 +2861,9 @@ def discover(http, endpoint, client_id, limits=()):
     place = safe_url(issuer, "issuer", url.is_loopback)
     openid = parse_url(str(place).rstrip("/") + "/.well-known/openid-configuration")
     for address in (well_known(place, "oauth-authorization-server"), openid):
-        metadata = fetch_document(http, address, limits)
-        if metadata:
-            return AuthServer(http, issuer, metadata, client_id, url.is_loopback, resource, limits)
+        found = fetch_document(http, address, limits)
+        if found:
+            return AuthServer(http, issuer, found, client_id, url.is_loopback, resource, **limits)
     return None
 
 
@@ -3172,12 +3169,12 @@ def sign_in_by_device(app, server, complete):
 # -- refresh and revocation
 
 
-def server_of_login(http, login, endpoint, limits=()):
+def server_of_login(http, login, endpoint, **limits):
     """Return the AuthServer that a login came from: another must not collect refresh tokens."""
-    server = discover(http, endpoint, login.client_id or DEFAULT_CLIENT_ID, limits)
-    named = server and server.issuer
-    if not named or named != login.issuer:
-        message = "%s now names another authorization server: %s" % (endpoint, named or "none")
+    server = discover(http, endpoint, login.client_id or DEFAULT_CLIENT_ID, **limits)
+    named = server.issuer if server else "none"
+    if named != login.issuer:
+        message = "%s now names another authorization server: %s" % (endpoint, named)
         raise AuthError(message, "Sign in again: podstack auth login")
     return server
 
@@ -3185,8 +3182,7 @@ def server_of_login(http, login, endpoint, limits=()):
 def renew_login(settings, http, credential):
     """Return the Credential with a refreshed login, saved before it is used; raises PodError."""
     config, name, endpoint = settings.config, credential.profile.name, settings.get("endpoint")
-    limits = {"seconds": REFRESH_SECONDS, "retries": 0}
-    server = server_of_login(http, credential, endpoint, limits)
+    server = server_of_login(http, credential, endpoint, seconds=REFRESH_SECONDS, retries=0)
     with config.lock:
         config.reload()
         found = load_login(settings, config.profile(name))
@@ -3197,8 +3193,7 @@ def renew_login(settings, http, credential):
         prove_storage(settings, name, found.kind)
         with HeldInterrupts():  # once it is sent the refresh token may be spent
             try:
-                fields = {"grant_type": "refresh_token", "refresh_token": found.refresh_token}
-                grant = server.tokens(**fields)
+                grant = server.tokens(grant_type="refresh_token", refresh_token=found.refresh_token)
             except OAuthError as error:
                 if error.error != "invalid_grant":
                     raise Unreachable("The login could not be refreshed: %s" % error.error)
