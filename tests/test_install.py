@@ -257,9 +257,7 @@ def test_dry_run_prints_what_a_run_does_and_does_nothing(origin, user):
 def only(folder, *programs):
     """Return a PATH on which a minimal system and these programs alone are found."""
     os.mkdir(folder)
-    tools = (
-        "awk cat chmod cmp cp dirname grep id ls mkdir mktemp mv readlink rm rmdir sed sh tail tr"
-    )
+    tools = "cat chmod cmp cp dirname grep id ls mkdir mktemp mv readlink rm rmdir sed sh sort tr"
     for name in tools.split() + list(programs):
         os.symlink(shutil.which(name, path=SYSTEM), os.path.join(folder, name))
     return folder
@@ -321,11 +319,15 @@ def test_only_https_is_downloaded_from(url, user):
 def test_a_pinned_checksum_is_the_one_that_counts(origin, user):
     told = user.install(code=1, PODSTACK_SHA256="0" * 64).err
     assert "does not have the expected checksum; nothing was changed\n  expected 0000" in told
+    told = user.install(code=1, PODSTACK_SHA256="v1.0.0").err
+    assert told.endswith("Error: PODSTACK_SHA256 holds no checksum; nothing was changed\n")
     pin = hashlib.sha256(origin.files["/podstack.py"]).hexdigest()
     origin.files["/podstack.py.sha256"] = b"never asked for"
     del origin.asked[:]
     user.install(PODSTACK_SHA256=pin.upper())
     assert [path for path, _ in origin.asked] == ["/podstack.py"]
+    origin.files["/podstack.py.sha256"] = pin.upper().encode()
+    assert "is installed already" in user.install().err
 
 
 @pytest.mark.slow
@@ -454,6 +456,9 @@ def test_an_install_elsewhere_in_the_home_is_not_doubled(origin, user):
 @pytest.mark.slow
 def test_github_actions_finds_it_in_the_next_step(origin, user):
     told = user.home + "/github-path"
+    planned = user.install("--dry-run", GITHUB_PATH=told).out
+    assert planned.endswith(" %s/.local/bin %s\n" % (user.home, told))
+    assert snapshot(user.home) == {}
     for _ in range(2):
         user.install(GITHUB_PATH=told)
     assert read(told) == user.home + "/.local/bin\n"
