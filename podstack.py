@@ -4386,14 +4386,14 @@ KEY = Operand("KEY", "such as defaults.project or profiles.work.project", comple
 
 
 class Key:
-    """A dotted key: the `profile` that it names (None: the active one) and its `name`."""
+    """A dotted key: its `name`, and the `profile` that it names (`is_own`) or the active one."""
 
-    def __init__(self, text, accepted):
-        self.profile, self.name = None, text
+    def __init__(self, text, accepted, active):
         parts = text.split(".")
-        if parts[0] == "profiles" and len(parts) > 2:
-            self.profile, self.name = parts[1], ".".join(parts[2:])
-            self.name = ".".join(PROFILE_FIELDS.get(self.name, (self.name,)))
+        self.name, self.is_own = text, parts[0] == "profiles" and len(parts) > 2
+        if self.is_own:
+            name = ".".join(parts[2:])
+            self.name = ".".join(PROFILE_FIELDS.get(name, (name,)))
             accepted = [key for key in accepted if key in PROFILE_KEYS]
         if self.name in TOKEN_KEYS:
             hint = "To print it: podstack auth token. To set it: podstack auth login --token -"
@@ -4402,23 +4402,37 @@ class Key:
             near = [key for key in accepted if key.endswith("." + self.name)] + [self.name]
             guess = did_you_mean(near[0], accepted)
             raise UsageError("Unknown key '%s'%s" % (text, guess), "Keys: %s" % ", ".join(accepted))
-        if self.profile is not None:
-            accept("A profile", self.profile, read_profile_name)
+        self.profile = accept("A profile", parts[1], read_profile_name) if self.is_own else active
         self.setting = SETTING_KEYS.get(self.name)
 
-    def path(self, config, active):
+    def path(self, config):
         """Return the key path where it stands, or would be written."""
         if self.name not in PROFILE_KEYS:
             return tuple(self.name.split("."))
-        return config.profile(self.profile or active).key_of(PROFILE_KEYS[self.name])
+        return config.profile(self.profile).key_of(PROFILE_KEYS[self.name])
 
-    def change(self, config, active, value):
+    def change(self, config, value):
         """Return the changes (see Config.edit) that set it, or remove it where `value` is None."""
-        profile = config.profile(self.profile or active)
-        if self.name == "auth.storage" and profile.in_keychain and value != "keyring":
-            hint = "Move it: podstack --profile %s auth login --no-keyring" % profile.name
-            raise PodError("The login of profile '%s' is in the keyring" % profile.name, hint)
-        return [(self.path(config, active), value)]
+        keeps = self.name != "auth.storage" or value == "keyring"
+        if not keeps and config.profile(self.profile).in_keychain:
+            hint = "Move it: podstack --profile %s auth login --no-keyring" % self.profile
+            raise PodError("The login of profile '%s' is in the keyring" % self.profile, hint)
+        return [(self.path(config), value)]
+
+
+def set_key(cx, typed, value, told):
+    """Store a setting, say that it is `told`, and which variable keeps it from taking effect."""
+    # To choose another profile is what mends one that does not exist.
+    active = None if typed == "profile" else cx.settings.profile().name
+    key, config = Key(typed, SETTABLE, active), cx.config.require()
+    accept(typed, value, key.setting.read if key.setting else read_text)
+    if key.name == "profile" and value != DEFAULT_PROFILE:
+        config.profile(value, must_exist=True)
+    config.edit(lambda config: key.change(config, value))
+    cx.app.say(told)
+    for name in key.setting.env if key.setting and not key.is_own else ():
+        if cx.app.env(name):
+            cx.app.say("%s is set and overrides it" % name)
 
 
 def masked(value, name=None):
@@ -4444,33 +4458,17 @@ def config_show(cx, args):
 @KEY
 @Example("podstack config get defaults.project", "the value in effect")
 def config_get(cx, args):
-    key, active = Key(args.key, READABLE), cx.settings.profile().name
-    if key.setting and not key.profile:
+    key = Key(args.key, READABLE, cx.settings.profile().name)
+    if key.setting and not key.is_own:
         value, text, _ = cx.settings.find(key.setting.name)
     else:
         config = cx.config.require()
-        value = text = config.text_at(key.path(config, active))
+        value = text = config.text_at(key.path(config))
     if value is None:
         settable = key.name in SETTABLE
         hint = "Set it: podstack config set %s VALUE" % args.key
         raise NotFound("%s is not set" % args.key, hint if settable else "See: podstack auth list")
     print_fixed(cx, value, text if isinstance(text, str) else json_dump(text, indent=None))
-
-
-def say_overridden(cx, setting):
-    """Say which variable keeps a setting that was just stored from taking effect."""
-    for name in setting.env:
-        if cx.app.env(name):
-            cx.app.say("%s is set and overrides it" % name)
-
-
-def switch_profile(cx, name):
-    config = cx.config.require()
-    if name != DEFAULT_PROFILE:
-        config.profile(name, must_exist=True)
-    config.edit(lambda config: [(("profile",), name)])
-    cx.app.say("Using profile '%s'" % name)
-    say_overridden(cx, SETTINGS["profile"])
 
 
 @command("config set", "Set a key; a profile that it names is created.")
@@ -4479,24 +4477,17 @@ def switch_profile(cx, name):
 @Example("podstack config set defaults.output json", "for every command")
 @Example("podstack config set profiles.work.project work-project", "for one profile")
 def config_set(cx, args):
-    key, value = Key(args.key, SETTABLE), args.value
-    accept(args.key, value, key.setting.read if key.setting else read_text)
-    if key.name == "profile":
-        return switch_profile(cx, value)
     cx.settings.creates = True
-    active = cx.settings.profile().name
-    cx.config.edit(lambda config: key.change(config, active, value))
-    cx.app.say("%s set to %s in %s" % (args.key, value, cx.settings.path))
-    if key.setting and not key.profile:
-        say_overridden(cx, key.setting)
+    told = "%s set to %s in %s" % (args.key, args.value, cx.settings.path)
+    set_key(cx, args.key, args.value, told)
 
 
 @command("config unset", "Remove a key; no error where it is not set.")
 @KEY
 @Example("podstack config unset defaults.project", "back to the default")
 def config_unset(cx, args):
-    key, active = Key(args.key, SETTABLE), cx.settings.profile().name
-    cx.config.edit(lambda config: key.change(config, active, None))
+    key = Key(args.key, SETTABLE, cx.settings.profile().name)
+    cx.config.edit(lambda config: key.change(config, None))
     cx.app.say("%s removed from %s" % (args.key, cx.settings.path))
 
 
@@ -4535,7 +4526,7 @@ def config_path(cx, args):
 @Operand("PROFILE", "an existing profile", read_profile_name, "profiles", "name")
 @Example("podstack config set-profile work", "until you choose another")
 def config_set_profile(cx, args):
-    switch_profile(cx, args.name)
+    set_key(cx, "profile", args.name, "Using profile '%s'" % args.name)
 
 
 @command("config get-profile", "Print the name of the profile in use.")
@@ -4543,12 +4534,6 @@ def config_set_profile(cx, args):
 def config_get_profile(cx, args):
     name = cx.settings.profile().name
     print_fixed(cx, name, name)
-
-
-def delete_plan(config, name):
-    base = config.profile(name).base
-    keys = [base] if base else [("auth",), ("defaults", "project"), ("defaults", "gpu_type")]
-    return [(key, None) for key in keys]
 
 
 @command("config delete-profile", "Delete a profile, its login and its keychain item.")
@@ -4562,7 +4547,9 @@ def config_delete_profile(cx, args):
         raise PodError("Profile '%s' is the active one" % name, hint)
     cx.confirm("Delete profile '%s' and its login?" % name)
     forget_login(cx.settings, name)
-    config.edit(lambda fresh: delete_plan(fresh, name))
+    base = config.profile(name).base
+    keys = [base] if base else [("auth",), ("defaults", "project"), ("defaults", "gpu_type")]
+    config.edit(lambda _: [(key, None) for key in keys])
     cx.app.say("Deleted profile '%s'" % name)
 
 
@@ -4578,13 +4565,6 @@ def project_list(cx, args):
     print_rows(cx, pages, (mark, "Name", "ID", CREATED, "Description"))
 
 
-def store_project(cx, word):
-    name = cx.settings.profile().name
-    cx.config.edit(lambda config: [(config.profile(name).key_of("project"), word)])
-    cx.app.say("Using project '%s'" % word)
-    say_overridden(cx, SETTINGS["project"])
-
-
 @command("project use", "Choose the project to work in, and store it in the profile.")
 @Operand("PROJECT", "its name or id", read_text, "projects", "name")
 @Option("--no-verify", "do not check that it exists")
@@ -4594,7 +4574,7 @@ def project_use(cx, args):
     known = (args.name in (row.get("id"), row.get("name")) for row in rows)
     if not args.no_verify and not any(known):
         raise NotFound("Project '%s' not found" % args.name, "See: podstack project list")
-    store_project(cx, args.name)
+    set_key(cx, "defaults.project", args.name, "Using project '%s'" % args.name)
 
 
 @command("project current", "Print the current project.")
@@ -4625,7 +4605,7 @@ def project_create(cx, args):
     cx.app.say("Created project '%s'" % (project.get("name") or args.name))
     print_created(cx, project)
     if args.use:
-        store_project(cx, args.name)
+        set_key(cx, "defaults.project", args.name, "Using project '%s'" % args.name)
 
 
 # -- pod: life
