@@ -3504,34 +3504,29 @@ class Context:
 # -- the way into a pod
 
 
-def parse_ssh_command(text):
-    """Return (host, user or None, port) of a pod's `ssh_command`; raises PodError."""
-    import re
-
-    # It comes from the service, and an option in it (-oProxyCommand=...) would run a program here.
-    name, address = "[A-Za-z0-9_][A-Za-z0-9._-]*", "[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+"
-    port = "(?: -p ([0-9]{1,5}))?"
-    shape = r"ssh%s (?:(%s)@)?(%s|%s)%s\Z" % (port, name, name, address, port)
-    found = re.match(shape, text) if isinstance(text, str) and len(text) < 500 else None
-    before, user, host, after = found.groups() if found else (None, None, None, "0")
-    number = int(before or after or 22)
-    if (before and after) or not 0 < number < 65536:
-        raise PodError("The pod's ssh_command is not a plain one: %s" % str(text)[:200])
-    return host, user, number
-
-
 def ssh_to(cx, name, *options):
     """Return the words that run the system's ssh with `options`, up to the pod's host."""
+    import re
+
     path = cx.app.which("ssh")
     if path is None:
         raise PodError("ssh is not installed", "Install OpenSSH's client")
     pod = cx.api.pod(name)
-    if not pod.get("ssh_command"):
+    told = pod.get("ssh_command")
+    if not told:
         state, hint = pod.get("status"), "Start it: podstack pod start %s --wait" % name
         raise PodError("Pod '%s' cannot be connected to: it is %s" % (name, state), hint)
-    host, user, port = parse_ssh_command(pod["ssh_command"])
+    # It comes from the service, and an option in it (-oProxyCommand=...) would run a program here.
+    word, address = "[A-Za-z0-9_][A-Za-z0-9._-]*", "[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+"
+    option = "(?: -p ([0-9]{1,5}))?"
+    shape = r"ssh%s (?:(%s)@)?(%s|%s)%s\Z" % (option, word, word, address, option)
+    found = re.match(shape, told) if isinstance(told, str) and len(told) < 500 else None
+    before, user, host, after = found.groups() if found else (None, None, None, "0")
+    port = before or after or "22"
+    if (before and after) or not 0 < int(port) < 65536:
+        raise PodError("The pod's ssh_command is not a plain one: %s" % str(told)[:200])
     named = ["-o", "User=" + user] if user else []
-    return [path, "-p", str(port)] + named + list(options) + ["--", host]
+    return [path, "-p", port] + named + list(options) + ["--", host]
 
 
 def remote_words(words):
@@ -3992,9 +3987,9 @@ def finish_login(cx, profile, storage, login):
     try:
         if from_oauth or not cx.options.no_verify:
             user, token = Api(cx, login).whoami()
+    except AuthError:
+        raise
     except PodError as error:
-        if isinstance(error, AuthError):
-            raise
         if not from_oauth and error.code not in (5, 6):
             error.message = "Could not verify the token: %s" % error.message
             error.hint = "Store it unchecked: podstack auth login --token T --no-verify"
@@ -4053,8 +4048,7 @@ def auth_login(cx, args):
     token = read_token(app, args.token) if way in ("token", "prompt") else None
     prove_storage(settings, profile.name, storage)
     if token:
-        login = Credential(token=token, endpoint=endpoint)
-        return finish_login(cx, profile, storage, login)
+        return finish_login(cx, profile, storage, Credential(token=token, endpoint=endpoint))
 
     def complete(grant):
         login = login_from_grant(app, grant, server, endpoint)
@@ -4280,7 +4274,6 @@ def check_value(cx, name):
 
 
 def check_keychain(cx):
-    """Yield how long the keychain takes, where it is in use."""
     profile = cx.settings.profile()
     if profile.in_keychain or cx.settings.get("storage") == "keyring":
         started = time.monotonic()
@@ -4316,13 +4309,11 @@ def check_endpoint(cx):
 
 
 def check_credential(cx):
-    """Yield where the token comes from, and until when it serves."""
     token, credential, profile = cx.api.token(), cx.api.credential, cx.settings.profile()
-    detail = "%s, created %s, expires %s" % (
-        credential.origin.replace("Token from ", "from "),
-        format_date(token.get("created_at")),
-        expiry_words(token.get("expires_at"), cx.app.now()),
-    )
+    origin = credential.origin.replace("Token from ", "from ")
+    created = format_date(token.get("created_at"))
+    expires = expiry_words(token.get("expires_at"), cx.app.now())
+    detail = "%s, created %s, expires %s" % (origin, created, expires)
     has_own = profile.holds_login or profile.get("token_command")
     if credential.kind == "environment" and has_own:
         detail += ", shadows the one of profile '%s'" % profile.name
@@ -4330,14 +4321,13 @@ def check_credential(cx):
 
 
 def examine(cx):
-    """Return the rows (check, status, detail, fix) of all checks that can be made."""
+    """Return the rows of all checks that can be made."""
     rows = []
 
     def passes(check, look, *words, fix=None):
         """Add what a check yields; a failure with its own remedy, or `fix` where it knows none."""
         try:
-            for row in look(cx, *words):
-                rows.append((row + (None,))[:4])
+            rows.extend(look(cx, *words))
             return True
         except PodError as error:
             own = error.hint if error.hint != DOCTOR_HINT else None
@@ -4358,18 +4348,17 @@ def examine(cx):
         fix = "Correct the endpoint's address"
         if passes("network", check_endpoint, fix=fix) and readable:
             passes("token", check_credential)
-    return rows
+    return [dict(zip(("check", "status", "detail", "fix"), row + (None,))) for row in rows]
 
 
 @command("auth doctor", "Find what keeps you from signing in, and where values come from.")
 @Example("podstack auth doctor", "each line ok, warn or fail, with its remedy")
 def auth_doctor(cx, args):
-    rows, lines = [], []
-    for check, status, detail, fix in examine(cx):
-        detail = redact(detail, cx.app.secrets)
-        rows.append({"check": check, "status": status, "detail": detail, "fix": fix})
-        lines.append("%-4s  %-9s  %s" % (status, check, detail))
-        lines += ["%17s-> %s" % ("", fix)] if fix else []
+    rows, lines = examine(cx), []
+    for row in rows:
+        row["detail"] = redact(row["detail"], cx.app.secrets)
+        lines.append("%(status)-4s  %(check)-9s  %(detail)s" % row)
+        lines += ["%17s-> %s" % ("", row["fix"])] if row["fix"] else []
     print_fixed(cx, rows, *lines)
     if any(row["status"] == "fail" for row in rows):
         raise PodError("Something needs mending")
@@ -4494,17 +4483,13 @@ def config_unset(cx, args):
 def reset_plan(config):
     """Return the changes that leave the logins and what they need (endpoint, client id)."""
     keys = [("profile",), ("defaults",), ("cli",), ("api", "timeout"), ("api", "ca_bundle")]
-    any_login = False
-    for name in config.profile_names():
-        profile = config.profile(name)
+    kept = []
+    for profile in map(config.profile, config.profile_names()):
         if profile.holds_login or profile.get("token_command"):
-            any_login = True
-            keys += [profile.key_of(setting) for setting in ("project", "gpu_type")]
+            kept += [profile.key_of(setting) for setting in ("project", "gpu_type")]
         else:
             keys.append(profile.base or ("auth",))
-    if not any_login:
-        keys.append(("api",))
-    return [(key, None) for key in keys]
+    return [(key, None) for key in keys + (kept or [("api",)])]
 
 
 @command("config reset", "Remove all settings of the config file; logins stay.")
