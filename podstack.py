@@ -3812,9 +3812,10 @@ def command(words, text):
     def declare(handler):
         first, _, rest = text.partition("\n")
         handler.help, handler.about = first.rstrip("."), text if first.endswith(".") else rest
-        handler.options = [part for part in handler.parts if isinstance(part, Option)]
-        handler.operands = [part for part in handler.parts if isinstance(part, Operand)]
-        handler.examples = [part for part in handler.parts if isinstance(part, Example)]
+        kinds = {Option: [], Operand: [], Example: []}
+        for part in handler.parts:
+            kinds[type(part)].append(part)
+        handler.options, handler.operands, handler.examples = kinds.values()
         handler.words = tuple(words.split())
         COMMANDS[handler.words] = handler
         return handler
@@ -3935,8 +3936,9 @@ def print_object(cx, value, columns):
     """Print one object: for a reader its columns (or (label, text)), as JSON and YAML all of it."""
     shown = [labelled(column) for column in columns]
     width = max(len(label) for label, _ in shown) + 2
-    texts = [show(value) if callable(show) else show for _, show in shown]
-    lines = [(label + ":").ljust(width) + text for (label, _), text in zip(shown, texts)]
+    lines = []
+    for label, show in shown:
+        lines.append((label + ":").ljust(width) + (show(value) if callable(show) else show))
     print_data(cx, value, cx.settings.get("output"), lines)
 
 
@@ -4730,29 +4732,26 @@ def pod_get(cx, args):
 
 def change_pods(cx, args, act, done, target):
     """Do `act(name)` for each pod and say so, then wait until all of them are in their state."""
-    failures = []
+    pods, failures = [], []
 
-    def attempt(step, thing):
+    def count(error):
+        if len(args.name) == 1 or isinstance(error, AuthError):
+            raise error  # the only pod's failure is the answer, a bad token is that of all
+        cx.app.complain(error.message, label="Error: ")
+        failures.append(error)
+
+    for name in args.name:
         try:
-            return step(thing)
+            pods.append(act(name))
+            cx.app.say("%s pod '%s'" % (done, pods[-1].get("name") or name))
         except PodError as error:
-            if len(args.name) == 1 or isinstance(error, AuthError):
-                raise  # the only pod's failure is the answer, a bad token is that of all
-            cx.app.complain(error.message, label="Error: ")
-            failures.append(error)
-
-    def change(name):
-        pod = act(name)
-        cx.app.say("%s pod '%s'" % (done, pod.get("name") or name))
-        return pod
-
-    def wait(pod):
-        wait_for_state(cx, pod, target, args.timeout)
-        cx.app.say("Pod '%s' is %s" % (pod.get("name") or pod.get("id"), target))
-
-    pods = [attempt(change, name) for name in args.name]
-    for pod in filter(None, pods if args.wait else []):
-        attempt(wait, pod)
+            count(error)
+    for pod in pods if args.wait else ():
+        try:
+            wait_for_state(cx, pod, target, args.timeout)
+            cx.app.say("Pod '%s' is %s" % (pod.get("name") or pod.get("id"), target))
+        except PodError as error:
+            count(error)
     if failures:
         problem = "%d of %s failed" % (len(failures), plural(len(args.name), "pod"))
         raise PodError(problem, code=failures[0].code)
@@ -4796,8 +4795,8 @@ def pod_restart(cx, args):
 @Example("podstack pod delete ci-pod --force", "does not")
 def pod_delete(cx, args):
     if not args.force:
-        listed = ", ".join("'%s'" % name for name in args.name)
-        cx.confirm("Delete %s and all data on it?" % listed, "--yes or --force")
+        listed = "', '".join(args.name)
+        cx.confirm("Delete '%s' and all data on it?" % listed, "--yes or --force")
     change_pods(cx, args, lambda name: cx.api.delete_pod(name, args.force), "Deleted", "gone")
 
 
@@ -4927,12 +4926,12 @@ def read_forward(text):
 @Operand("LOCAL:REMOTE...", "the ports here and there", read_forward, dest="ports")
 @Example("podstack pod port-forward ci-pod 8888:8888", "until Ctrl-C")
 def pod_port_forward(cx, args):
-    options = ["-N", "-T", "-o", "ExitOnForwardFailure=yes"]
+    options, shown = ["-N", "-T", "-o", "ExitOnForwardFailure=yes"], []
     for pair in args.ports:
         options += ["-L", "127.0.0.1:%d:127.0.0.1:%d" % pair]
+        shown.append("127.0.0.1:%d to %d" % pair)
     words = ssh_to(cx, args.name, *options)
-    shown = ", ".join("127.0.0.1:%d to %d" % pair for pair in args.ports)
-    cx.app.say("Forwarding %s of pod '%s'; Ctrl-C ends it" % (shown, args.name))
+    cx.app.say("Forwarding %s of pod '%s'; Ctrl-C ends it" % (", ".join(shown), args.name))
     code = cx.app.hand_over(words, typed=False)
     if code == 255:
         raise PodError("The connection to pod '%s' has ended" % args.name)
@@ -5292,7 +5291,7 @@ def read_options(options, given):
 
 def read_operands(operands, words, tail):
     """Return {dest: value} for a command's operands; raises UsageError."""
-    behind = any(operand.behind for operand in operands)
+    behind = operands[-1:] and operands[-1].behind
     values, rest = {}, words if behind else words + tail
     for operand in operands:
         if operand.behind:
@@ -5341,7 +5340,7 @@ def prepare(cx):
 def dispatch(argv, app):
     """Carry out a command line; returns the exit code, raises PodError."""
     line = Line(argv)
-    asked = [] if line.lacks_value else [name for name, _ in line.options]
+    asked = () if line.lacks_value else dict(line.options)
     if "--version" in asked:
         app.out("podstack %s" % VERSION)
         return 0
@@ -5466,13 +5465,13 @@ def complete_words(app, typed):
     elif start.startswith("-"):
         words = named
     elif found is None or found.words == ("help",):
-        depth = len(operands)
-        ways = [path[depth:] for path in COMMANDS if list(path[:depth]) == operands]
-        words = [way[0] for way in ways if way] + (list(TOPICS) if found and not depth else [])
+        way = tuple(operands)
+        words = [path[len(way)] for path in COMMANDS if path[: len(way)] == way and path != way]
+        words += TOPICS if found and not way else ()
     else:
-        repeated = [operand for operand in found.operands[-1:] if operand.many]
-        left = found.operands[len(operands) :] or repeated
-        words = left[0].complete if left else ()
+        left = found.operands[len(operands) :] or found.operands[-1:]
+        more = left and (left[0].many or len(operands) < len(found.operands))
+        words = left[0].complete if more else ()
     words = candidates_for(Context(app, values), words)
     return sorted({lead + word for word in words if word.startswith(start)})
 
@@ -5505,15 +5504,15 @@ def print_completions(app, typed):
 
 def report(app, error):
     """Write a failure's lines to stderr: message, hint, details, traceback; returns its code."""
-    lines = [error.message] + [line for line in [error.hint] + error.details if line]
-    lines = [redact(line, app.secrets) for line in lines]  # what is cut could no longer be
+    lines, label = [error.hint or ""] + error.details, "Error: "
     if app.debugging:
         import traceback
 
         lines += redact_names(redact(traceback.format_exc(), app.secrets)).splitlines()
-    lines = [line if len(line) <= MAX_SHOWN else line[:MAX_SHOWN] + "..." for line in lines]
-    app.complain(lines[0], label="Error: ")
-    app.complain(*lines[1:])
+    for line in [error.message] + list(filter(None, lines)):
+        line = redact(line, app.secrets)  # what is cut could no longer be
+        app.complain(line if len(line) <= MAX_SHOWN else line[:MAX_SHOWN] + "...", label=label)
+        label = ""
     return error.code
 
 
