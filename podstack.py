@@ -331,8 +331,7 @@ def read_bool(text):
 
 def read_seconds(text):
     """Return a positive number of seconds; raises ValueError naming what is accepted."""
-    whole, _, fraction = text.partition(".")
-    if is_digits(whole) and (not fraction or is_digits(fraction)) and 0 < float(text) <= 86400:
+    if is_digits(text.replace(".", "", 1)) and 0 < float(text) <= 86400:
         return float(text)
     raise ValueError("a number of seconds between 0 and 86400")
 
@@ -391,8 +390,7 @@ class Url:
 
     def __init__(self, scheme, host, port, path, query):
         self.scheme, self.host, self.port, self.path, self.query = scheme, host, port, path, query
-        shown = "[%s]" % host if ":" in host else host
-        self.origin = "%s://%s" % (scheme, shown)
+        self.origin = "%s://%s" % (scheme, "[%s]" % host if ":" in host else host)
         if port != USUAL_PORTS[scheme]:
             self.origin += ":%d" % port
         asked = "?" + query if query else ""
@@ -463,13 +461,11 @@ def read_endpoint(text):
         url = parse_url(text)
     except ValueError as error:
         raise ValueError("an https:// address (%s)" % error)
-    if url.query or "?" in text or (url.scheme == "http" and not url.is_loopback):
-        raise ValueError("an https:// address without a query (http only for this machine)")
+    has_dots = any(part in (".", "..") for part in url.path.split("/"))
+    if "?" in text or has_dots or (url.scheme == "http" and not url.is_loopback):
+        raise ValueError("an https:// address without a query or .. (http only for this machine)")
     path = url.path.rstrip("/")
-    path = path[:-3].rstrip("/") if path.endswith("/v1") else path
-    if any(part in (".", "..") for part in path.split("/")):
-        raise ValueError("an https:// address without dot segments")
-    return url.origin + path
+    return url.origin + (path[:-3].rstrip("/") if path.endswith("/v1") else path)
 
 
 def accept(what, text, read):
@@ -485,14 +481,8 @@ def accept(what, text, read):
 # What the subset lacks is refused with line and column. An edit touches its own entry's lines
 # and is read again before it counts. Nothing here opens a file or prints; reading imports nothing.
 
-_YAML_KEY_LENGTH = 1024  # YAML 1.2 section 7.4.2: other readers take no longer key
-_YAML_NULLS = ("null", "~", "Null", "NULL")
 _YAML_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
-_YAML_HEX_LENGTHS = {"x": 2, "u": 4, "U": 8}
 _YAML_ESCAPES = dict(zip('0abtnvfre"/\\ N_LP', '\0\a\b\t\n\v\f\r\x1b"/\\ \x85\xa0\u2028\u2029'))
-_YAML_WRITTEN = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
-_YAML_NOT_EDITED = "this entry is not edited: write its keys on lines of their own"
-_YAML_DEPTH, _YAML_TOO_DEEP = 32, "more than 32 levels are not supported"
 _YAML_NO_KEY = "expected 'key: value'"
 
 
@@ -500,51 +490,36 @@ class YamlError(ValueError):
     """Text that is no YAML of the subset: a message of one line, `line` and `column` from 1."""
 
     def __init__(self, message, line, column):
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        super().__init__(message)
         self.line, self.column = line, column
 
 
 class _YamlMark:
     """Where an entry stands: `line` and `column` of its key, `last_line`, all from 1.
 
-    line[start:end] is the value on the key's line. `in_flow`: it is inside a one-line {...}.
+    line[start:end] is the value on the key's line.
     """
 
-    def __init__(self, line, column, start, in_flow):
+    def __init__(self, line, column, start):
         self.line, self.column, self.last_line = line, column, line
-        self.start, self.end, self.in_flow = start, start, in_flow
-
-
-def _split_yaml(text):
-    """Return the lines with their breaks; raises YamlError for other breaks and controls."""
-    if not text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
-        for offset, char in enumerate(text):
-            code = ord(char)
-            is_control = code < 0x20 and char not in "\t\n\r" or 0x7F <= code < 0xA0
-            if is_control or 0xD800 <= code < 0xE000 or char in "\u2028\u2029\ufeff\ufffe\uffff":
-                lines = (text[:offset] + ".").splitlines()
-                message = "the character U+%04X is not supported" % code
-                raise YamlError(message, len(lines), len(lines[-1]))
-    return text.splitlines(True)
+        self.start = self.end = start
 
 
 class _YamlReader:
-    """One reading of a file: a cursor (`row`, `at`, from 0) that each method moves on.
+    """One reading of a text: a cursor (`row`, `at`, from 0) that each method moves on.
 
     Between entries `at` is the column of the next one, -1 at the file's end. A path is made of
-    keys and list indexes; `marks` has one for each path of an entry.
+    keys and list indexes; `marks` has one for each path of an entry. `brackets`: what ends
+    unquoted text here, for inside a [...] or {...}.
     """
 
-    def __init__(self, lines):
-        self.lines = [line.rstrip("\r\n") for line in lines]
-        self.is_complete = lines[-1:] != self.lines[-1:]
+    def __init__(self, text):
+        self.lines, self.is_complete = text.splitlines(), text.endswith(("\n", "\r"))
         self.row, self.line, self.at, self.last_row = -1, "", -1, -1
-        self.marks = {}
+        self.brackets, self.marks = "", {}
 
     def fail(self, message, at=None):
         raise YamlError(message, self.row + 1, (self.at if at is None else at) + 1)
-
-    # -- moving
 
     def advance(self):
         """Go to the next line that is not blank or a comment, to its first character."""
@@ -561,7 +536,7 @@ class _YamlReader:
         """Go to the next character that is no space; tell whether more than a comment follows."""
         while self.line.startswith(" ", self.at):
             self.at += 1
-        return self.at < len(self.line) and self.line[self.at] != "#"
+        return self.line[self.at : self.at + 1] not in ("", "#")
 
     def next_in_flow(self):
         """Go to the next character inside [...] or {...} and return it."""
@@ -579,27 +554,21 @@ class _YamlReader:
     def at_dash(self):
         return self.line[self.at : self.at + 2] in ("-", "- ")
 
-    # -- scalars
-
-    def read_text(self, in_flow):
+    def read_text(self):
         """Read quoted text; other text up to a comment, a key's colon or, in flow, a bracket."""
         line, start, end = self.line, self.at, self.at
-        brackets = ",[]{}" if in_flow else ""
-        ends = " " + brackets
-        char, after = line[start], line[start + 1 : start + 2]
+        char, after, ends = line[start], line[start + 1 : start + 2], " " + self.brackets
         if char in "\"'":
             return self.read_quoted(char)
-        is_mark = char in "-?:" and after in ends or in_flow and char == ":"
-        if is_mark or char in ",[]{}#|@`&*!%>" or line.startswith(("---", "..."), start):
+        is_mark = char in "-?:" and after in ends or self.brackets and char == ":"
+        if is_mark or char in ",[]{}#|@`&*!%>" or line.startswith(("---", "...", "<<"), start):
             self.fail("unquoted text cannot start with %r" % char)
         while end < len(line):
             char, after = line[end], line[end + 1 : end + 2]
             if char == "\t":
-                self.fail("unquoted tabs (\t) are not supported", end)
-            if char == "?" and in_flow:
-                self.fail("text with '?' inside [...] or {...} needs quotes", end)
+                self.fail("unquoted tabs (\\t) are not supported", end)
             is_comment = char == "#" and line[end - 1] == " "
-            if is_comment or char in brackets or char == ":" and after in ends:
+            if is_comment or char in self.brackets or char == ":" and after in ends:
                 break
             end += 1
         text = line[start:end].rstrip(" ")
@@ -624,14 +593,14 @@ class _YamlReader:
     def read_escape(self):
         """Read an escape sequence; `at` ends up at its last character."""
         kind = self.line[self.at + 1 : self.at + 2]
-        end = self.at + 2 + _YAML_HEX_LENGTHS.get(kind, 0)
-        digits, char = self.line[self.at + 2 : end], _YAML_ESCAPES.get(kind)
+        size, char = {"x": 2, "u": 4, "U": 8}.get(kind, 0), _YAML_ESCAPES.get(kind)
+        digits = self.line[self.at + 2 : self.at + 2 + size]
         if digits and not digits.strip("0123456789abcdefABCDEF"):
             code = int(digits, 16)
             char = chr(code) if code < 0xD800 or 0xE000 <= code < 0x110000 else None
         if char is None:
-            self.fail("the escape sequence \\%s is incomplete or not supported" % kind)
-        self.at = end - 1
+            self.fail("this escape sequence is incomplete or not supported")
+        self.at += 1 + size
         return char
 
     def read_literal(self, parent):
@@ -656,159 +625,135 @@ class _YamlReader:
         self.row += 1 + text.count("\n")
         return text if is_stripped else text + "\n"
 
-    # -- values
+    def read_key(self, path):
+        """Read a key and its colon and return its path, now marked; None where there is none."""
+        start, colon = self.at, ""
+        if self.line[start] not in "[{|" and not self.at_dash():
+            path += (self.read_text(),)
+            self.skip_spaces()
+            colon = self.line[self.at : self.at + 2]
+        if colon not in (":", ": ") and not (self.brackets and colon[:1] == ":"):
+            self.at = start
+            return None
+        if path in self.marks:
+            known = self.marks[path].line
+            self.fail("the key %r is on line %d already" % (path[-1], known), start)
+        if self.at - start > 1024:  # YAML 1.2 section 7.4.2
+            self.fail("keys of more than 1024 characters are not supported", start)
+        self.at += 1
+        self.marks[path] = _YamlMark(self.row + 1, start + 1, self.at)
+        return path
 
-    def read_value(self, path, in_flow=False):
-        start = self.at
-        if self.line[start] in "[{":
-            return self.read_flow(path)
-        text = self.read_text(in_flow)
-        return None if self.line[start : self.at] in _YAML_NULLS else text
+    def read_node(self, path, parent=-1):
+        """Return what a key or dash in the column `parent` holds, on its line or below."""
+        mark, is_below = self.marks.get(path), not self.skip_spaces()
+        if is_below:
+            self.advance()
+            # The dashes of a key's list may stand in the key's own column.
+            if self.at < parent or self.at == parent and not (mark and self.at_dash()):
+                return None
+        start, char = self.at, self.line[self.at]
+        may_be_block = not self.brackets and (is_below or not mark)
+        is_list = may_be_block and self.at_dash()
+        below = self.read_key(path) if may_be_block and not is_list else None
+        if len(path) >= 32 and (is_list or below or char in "[{"):
+            self.fail("more than 32 levels are not supported", start)
+        if is_list or below:
+            return self.read_block(path, start, below)
+        if char in "[{":
+            value = self.read_flow(path)
+        elif char == "|" and not self.brackets:
+            value = self.read_literal(parent)
+        else:
+            value = self.read_text()
+            if self.line[start : self.at] in ("null", "~", "Null", "NULL"):
+                value = None
+        if mark and not is_below:
+            mark.start, mark.end = start, self.at
+        if not self.brackets:
+            self.require_line_end()
+            self.advance()
+        return value
 
     def read_flow(self, path):
-        if len(path) >= _YAML_DEPTH:
-            self.fail(_YAML_TOO_DEEP)
+        outer, self.brackets = self.brackets, ",[]{}?"
         value, closer = ([], "]") if self.line[self.at] == "[" else ({}, "}")
         self.at += 1
         while self.next_in_flow() != closer:
             if closer == "]":
-                value.append(self.read_value(path + (len(value),), in_flow=True))
+                value.append(self.read_node(path + (len(value),)))
             else:
-                below, mark = self.read_entry(path, in_flow=True) or self.fail(_YAML_NO_KEY)
-                value[below[-1]] = None
-                if self.next_in_flow() not in ",}":
-                    mark.start = self.at
-                    value[below[-1]] = self.read_value(below, in_flow=True)
-                    mark.end = self.at
+                below = self.read_key(path) or self.fail(_YAML_NO_KEY)
+                is_empty = self.next_in_flow() in ",}"
+                value[below[-1]] = None if is_empty else self.read_node(below)
             if self.next_in_flow() == ",":
                 self.at += 1
             elif self.line[self.at] != closer:
                 self.fail("expected ',' or '%s'" % closer)
         self.at += 1
+        self.brackets = outer
         return value
 
-    def read_entry(self, path, in_flow=False):
-        """Read a key and its colon; return the entry's path and mark, or None where it is none."""
-        start, key = self.at, None
-        if self.line[start] not in "[{|" and not self.at_dash():
-            key = self.read_text(in_flow)
-            self.skip_spaces()
-        colon = self.line[self.at : self.at + 2]
-        if key is None or colon not in (":", ": ") and not (in_flow and colon[:1] == ":"):
-            self.at = start
-            return None
-        self.at += 1
-        if self.line.startswith("<<", start) and key == "<<":
-            self.fail("merge keys (<<) are not supported", start)
-        if self.at - start > _YAML_KEY_LENGTH + 1:
-            self.fail("keys of more than 1024 characters are not supported", start)
-        path += (key,)
-        if path in self.marks:
-            self.fail("the key %r is on line %d already" % (key, self.marks[path].line), start)
-        self.marks[path] = _YamlMark(self.row + 1, start + 1, self.at, in_flow)
-        return path, self.marks[path]
-
-    # -- blocks
-
-    def read_below(self, parent, path):
-        """Return what a key or dash with nothing after it holds: the block below, or None."""
-        self.advance()
-        # The dashes of a key's list may stand in the key's own column.
-        is_list = self.at == parent and self.at_dash() and isinstance(path[-1], str)
-        return self.read_node(parent, path) if self.at > parent or is_list else None
-
-    def read_node(self, parent, path, mark=None):
-        """Return the value at the cursor; after a key, whose `mark` is given, it is no block."""
-        start, is_list = self.at, not mark and self.at_dash()
-        entry = None if mark or is_list else self.read_entry(path)
-        if entry or is_list:
-            return self.read_block(start, path, entry)
-        if self.line[start] == "|":
-            value = self.read_literal(parent)
-        else:
-            value = self.read_value(path)
-            self.require_line_end()
-        if mark:
-            mark.start, mark.end = start, self.at
-        self.advance()
-        return value
-
-    def read_block(self, indent, path, entry):
-        """Return the mapping whose first `entry` has been read, or without one the list."""
-        if len(path) >= _YAML_DEPTH:
-            self.fail(_YAML_TOO_DEEP, indent)
-        value = {} if entry else []
+    def read_block(self, path, indent, below):
+        """Return the mapping whose first key, at the path `below`, has been read, or the list."""
+        is_list, value = not below, {} if below else []
         while True:
-            below, mark = entry or (path + (len(value),), None)
-            if not entry:
+            if is_list:
                 self.at += 1
-            if self.skip_spaces():
-                item = self.read_node(indent, below, mark)
+                value.append(self.read_node(path + (len(value),), indent))
             else:
-                item = self.read_below(indent, below)
-            if entry:
-                value[below[-1]], mark.last_line = item, self.last_row + 1
-            else:
-                value.append(item)
+                value[below[-1]] = self.read_node(below, indent)
+                self.marks[below].last_line = self.last_row + 1
             if self.at > indent:
                 self.fail("unexpected indentation (text over several lines needs |)")
-            if self.at < indent or not entry and not self.at_dash():
+            if self.at < indent or is_list and not self.at_dash():
                 return value
-            entry = entry and (self.read_entry(path) or self.fail(_YAML_NO_KEY))
-
-    def read_document(self):
-        self.advance()
-        if self.line[:4] in ("---", "--- ") and self.line[3:].lstrip(" ")[:1] in ("", "#"):
-            self.advance()
-        root = self.marks[()] = _YamlMark(self.row + 1, self.at + 1, self.at, False)
-        root.last_line = len(self.lines)
-        value = self.read_node(-1, ()) if self.at >= 0 else None
-        if self.at >= 0:
-            self.fail("expected the end of the file")
-        return value
+            if not is_list:
+                below = self.read_key(path) or self.fail(_YAML_NO_KEY)
 
 
 def yaml_parse(text):
     """Return (value of dicts, lists, text and None, {path: mark}); raises YamlError."""
-    reader = _YamlReader(_split_yaml(text[text.startswith("\ufeff") :]))
-    return reader.read_document(), reader.marks
+    text = text[text.startswith("\ufeff") :]
+    for offset, char in enumerate(text):
+        is_control = char < " " and char not in "\t\n\r" or "\x7f" <= char < "\xa0"
+        if is_control or "\ud800" <= char < "\ue000" or char in "\u2028\u2029\ufeff\ufffe\uffff":
+            lines = (text[:offset] + ".").splitlines()
+            message = "the character U+%04X is not supported" % ord(char)
+            raise YamlError(message, len(lines), len(lines[-1]))
+    reader = _YamlReader(text)
+    reader.advance()
+    if reader.line.partition(" #")[0].rstrip(" ") == "---":
+        reader.advance()
+    root = _YamlMark(reader.row + 1, reader.at + 1, reader.at)
+    value = reader.read_node(())
+    if reader.at >= 0:
+        reader.fail("expected the end of the file")
+    reader.marks[()], root.last_line = root, len(reader.lines)
+    return value, reader.marks
 
 
 def yaml_load(text):
     return yaml_parse(text)[0]
 
 
-def _quote_yaml(text):
-    """Return `text` in double quotes, with all escaped that a reader or terminal may alter."""
-    parts = []
-    for char in text:
-        code = ord(char)
-        if 0xD800 <= code < 0xE000:
-            raise ValueError("a lone surrogate (U+%04X) cannot be written as YAML" % code)
-        if code > 0xFFFF:
-            parts.append("\\U%08X" % code)
-        elif char in _YAML_WRITTEN or char.isprintable():
-            parts.append(_YAML_WRITTEN.get(char, char))
-        else:
-            parts.append(("\\x%02X" if code < 0x100 else "\\u%04X") % code)
-    return '"' + "".join(parts) + '"'
-
-
 def _write_scalar(value, key=None):
     """Return what stands for `value`, the value of `key`, alike in every version of YAML."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float):
-        if value - value != 0:
-            raise ValueError("%s cannot be written as YAML" % value)
-        mantissa, e, exponent = repr(value).partition("e")
-        return mantissa + ("" if "." in mantissa else ".0") + e + exponent
+    if isinstance(value, float) and value - value != 0:
+        raise ValueError("%s cannot be written as YAML" % value)
     if not isinstance(value, str):
-        return str(value)  # an int, {} or []
+        text = json_dump(value)
+        is_bare = isinstance(value, float) and "." not in text
+        return text.replace("e", ".0e") if is_bare else text  # YAML 1.1 reads 1e+16 as text
     is_word = value[:1] not in "0123456789./@+-" and not value.strip(NAME_LETTERS + "_./@+-")
-    is_plain = is_word and value.lower() not in _YAML_WORDS
     is_time = key == "expires" and format_time(max(parse_time(value) or 0, 0)) == value
-    return value if is_plain or is_time else _quote_yaml(value)
+    if is_time or is_word and value.lower() not in _YAML_WORDS:
+        return value
+    if any("\ud800" <= char < "\ue000" for char in value):
+        raise ValueError("a lone surrogate cannot be written as YAML")
+    # Python's escapes are YAML's, too. Not every reader takes what is beyond U+FFFF as it is.
+    parts = [repr(char) if char <= "\uffff" else ascii(char) for char in value]
+    return '"%s"' % "".join(part[1:-1] for part in parts).replace('"', '\\"')
 
 
 def _is_block(value):
@@ -822,8 +767,6 @@ def _write_lines(value, key=None):
     is_list, lines = isinstance(value, list), []
     for name, item in enumerate(value) if is_list else value.items():
         head, below = "-" if is_list else _write_scalar(name) + ":", _write_lines(item, name)
-        if len(head) > _YAML_KEY_LENGTH + 1:
-            raise ValueError("a key of more than 1024 characters cannot be written as YAML")
         if is_list or not _is_block(item):
             head += " " + below.pop(0)
         lines += [head] + ["  " + line for line in below]
@@ -835,104 +778,82 @@ def yaml_dump(value):
     return "\n".join(_write_lines(value)) + "\n"
 
 
-class _YamlEdit:
-    """One edit of a text: its lines, what they hold (`data`) and where (`marks`)."""
+def _insert_lines(lines, row, indent, new):
+    """Insert the lines `new` before `row`, with `indent` spaces and the file's line break."""
+    newline = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
+    if row and new and not lines[row - 1].endswith(("\n", "\r")):
+        lines[row - 1] += newline
+    lines[row:row] = [" " * indent + line + newline for line in new]
 
-    def __init__(self, text):
-        self.data, self.marks = yaml_parse(text)
-        self.bom = text[: text.startswith("\ufeff")]
-        self.lines = _split_yaml(text[len(self.bom) :])
-        first = self.lines[0] if self.lines else ""
-        self.newline = first[len(first.rstrip("\r\n")) :] or "\n"
 
-    def refuse(self, mark, message=_YAML_NOT_EDITED):
-        raise YamlError(message, mark.line, mark.column)
+def _replace_value(lines, mark, key, value):
+    """Give the entry of `key` another value; a comment on the line of its key stays."""
+    line, new = lines[mark.line - 1], _write_lines(value, key)
+    head = line[: mark.start]
+    if _is_block(value):
+        head = head.rstrip(" ")
+    else:
+        head += (" " if head.endswith(":") else "") + new.pop()
+    lines[mark.line - 1 : mark.last_line] = [head + line[mark.end :]]
+    _insert_lines(lines, mark.line, mark.column + 1, new)
 
-    def insert(self, row, indent, lines):
-        """Insert whole lines before `row`, each with `indent` spaces."""
-        if row and lines and not self.lines[row - 1].endswith(("\n", "\r")):
-            self.lines[row - 1] += self.newline
-        self.lines[row:row] = [" " * indent + line + self.newline for line in lines]
 
-    def replace(self, path, value):
-        """Give the entry at `path` another value; a comment on the line of its key stays."""
-        mark, lines = self.marks[path], _write_lines(value, path[-1])
-        line = self.lines[mark.line - 1]
-        head = line[: mark.start]
-        if not _is_block(value):
-            head += (" " if head.endswith(":") else "") + lines.pop()
-        elif mark.in_flow:
-            self.refuse(mark)
-        else:
-            head = head.rstrip(" ")
-        self.lines[mark.line - 1 : mark.last_line] = [head + line[mark.end :]]
-        self.insert(mark.line, mark.column + 1, lines)
-
-    def add(self, path, entry):
-        """Add a mapping of one entry to what the entry at `path` holds."""
-        holder, mark = self.data, self.marks[path]
-        for key in path:
-            holder = holder[key]
-        first = holder and isinstance(holder, dict) and self.marks[path + (next(iter(holder)),)]
-        if first and not first.in_flow:
-            self.insert(mark.last_line, first.column - 1, _write_lines(entry))
-        elif holder is not None and holder != {}:
-            self.refuse(mark)
-        elif path:
-            self.replace(path, entry)
-        else:
-            if holder == {}:  # of the root's line only a comment stays
-                rest = self.lines[mark.line - 1].partition("}")[2].lstrip(" ")
-                self.lines[mark.line - 1 : mark.line] = [rest] if rest.strip() else []
-            self.insert(len(self.lines), 0, _write_lines(entry))
-
-    def holder_of(self, keys):
-        """Return the mapping in `data` that has, or will have, the last of `keys`."""
-        self.data = holder = self.data or {}
-        for key in keys[:-1]:
-            holder[key] = holder.get(key) or {}
-            holder = holder[key]
-        return holder
-
-    def finish(self, mark):
-        """Return the edited text; what does not hold `data` now is refused, at `mark`."""
-        text = self.bom + "".join(self.lines)
-        try:
-            if (yaml_load(text) or {}) == self.data:
-                return text
-        except YamlError:
-            pass
-        self.refuse(mark, "this entry cannot be changed without changing its neighbours")
+def _add_entry(lines, marks, path, entry):
+    """Add a mapping of one entry to the mapping, or the nothing, at `path`."""
+    mark = marks[path]
+    columns = [below.column for keys, below in marks.items() if keys and keys[:-1] == path]
+    if columns:
+        _insert_lines(lines, mark.last_line, columns[0] - 1, _write_lines(entry))
+    elif path:
+        _replace_value(lines, mark, path[-1], entry)
+    else:  # of the line of an empty root only a comment stays
+        line = "".join(lines[mark.line - 1 : mark.line])
+        lines[mark.line - 1 : mark.line] = [line[line.index("#") :]] if "#" in line else []
+        _insert_lines(lines, len(lines), 0, _write_lines(entry))
 
 
 def yaml_set(text, keys, value):
-    """Return `text` with the entry at `keys` (a tuple) set and no other byte changed.
+    """Return `text` with the entry at `keys` (a tuple) set, or for None gone, the rest as it is.
 
-    Raises YamlError where that cannot be done, ValueError for a value that YAML cannot hold.
+    A mapping without its last entry becomes {}. Raises YamlError where the change cannot be made,
+    ValueError for a value that YAML cannot hold.
     """
-    edit, path, new = _YamlEdit(text), keys, value
-    while path not in edit.marks:
+    data, marks = yaml_parse(text)
+    bom = text[: text.startswith("\ufeff")]
+    lines, path, new = text[len(bom) :].splitlines(True), keys, value
+    while path not in marks:
         path, new = path[:-1], {path[-1]: new}
-    change = edit.replace if path == keys else edit.add
-    change(path, new)
-    edit.holder_of(keys)[keys[-1]] = yaml_load(yaml_dump(value))
-    return edit.finish(edit.marks[path])
-
-
-def yaml_unset(text, keys):
-    """Return `text` without the entry at `keys`, {} where it was the last; raises YamlError."""
-    edit = _YamlEdit(text)
-    if keys not in edit.marks:
+    if value is None and path != keys:
         return text
-    mark, holder = edit.marks[keys], edit.holder_of(keys)
-    if mark.in_flow:
-        edit.refuse(mark)
-    del edit.lines[mark.line - 1 : mark.last_line], holder[keys[-1]]
-    if not holder and len(keys) > 1:
-        above = edit.marks[keys[:-1]]
-        line = edit.lines[above.line - 1]
-        edit.lines[above.line - 1] = line[: above.start] + " {}" + line[above.end :]
-    return edit.finish(mark)
+    mark, above = marks[path], marks.get(keys[:-1])
+    problem = "this entry is not edited: write its keys on lines of their own"
+    refusal = YamlError(problem, mark.line, mark.column)
+    intended = holder = {"": data}
+    for key in ("",) + keys[:-1]:
+        if holder.get(key) is None:
+            holder[key] = {}
+        holder = holder[key]
+        if not isinstance(holder, dict):
+            raise refusal
+    if value is None:
+        del holder[keys[-1]]
+        if not holder and keys[1:]:
+            above.last_line = above.line
+            _replace_value(lines, above, keys[-2], {})
+        del lines[mark.line - 1 : mark.last_line]
+    else:
+        holder[keys[-1]] = yaml_load(yaml_dump(value))
+        if path == keys:
+            _replace_value(lines, mark, keys[-1], value)
+        else:
+            _add_entry(lines, marks, path, new)
+    text = bom + "".join(lines)
+    try:
+        if (yaml_load(text) or {}) == intended[""]:
+            return text
+    except YamlError:
+        pass
+    raise refusal
 
 
 # == app: everything outside the program =====================================================
@@ -1596,15 +1517,12 @@ def edit_text(config, changes):
     text = config.text
     try:
         for keys, value in changes:
-            if value is not None:
-                text = yaml_set(text, keys, value)
-                continue
-            text = yaml_unset(text, keys)
+            text = yaml_set(text, keys, value)
             block = yaml_load(text)
             for key in keys[:-1]:
                 block = block and block.get(key)
             if block == {} and len(keys) in (2, 4):  # as `auth.KEY` or `profiles.work.auth.KEY`
-                text = yaml_unset(text, keys[:-1])
+                text = yaml_set(text, keys[:-1], None)
         return text
     except YamlError as error:
         raise ConfigError("%s:%d:%d: %s" % (config.path, error.line, error.column, error))

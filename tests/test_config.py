@@ -162,7 +162,7 @@ def test_macos_keeps_logins_in_its_keychain_unless_told_otherwise(cli, config):
 
 
 SPAN = "a number of seconds between 0 and 86400"
-ADDRESS = "an https:// address without a query (http only for this machine)"
+ADDRESS = "an https:// address without a query or .. (http only for this machine)"
 INVALID = [
     ("PODSTACK_PROFILE", "profile", "a b",
      "a name of letters, digits, - and _, at most 64, the first no - or _"),
@@ -171,6 +171,7 @@ INVALID = [
      "an https:// address (it does not begin with https://)"),
     ("PODSTACK_API_ENDPOINT", "api.endpoint", "http://api.example", ADDRESS),
     ("PODSTACK_API_ENDPOINT", "api.endpoint", "https://x?y", ADDRESS),
+    ("PODSTACK_API_ENDPOINT", "api.endpoint", "https://x/y/../v1", ADDRESS),
     ("PODSTACK_STORAGE", "auth.storage", "Keychain", "file or keyring"),
     ("PODSTACK_OUTPUT", "defaults.output", "JSON", "table, wide, json or yaml"),
     ("PODSTACK_TIMEOUT", "api.timeout", "0", SPAN),
@@ -240,6 +241,15 @@ def test_a_gpu_type_at_the_top_is_the_default_profiles_too(cli, config):
     write(config, "defaults:\n  gpu_type: A100\nprofiles:\n  work:\n    gpu_type: H100\n")
     for choice, found in (([], "A100"), (["--profile", "work"], "H100")):
         assert cli(*choice, "config", "get", "defaults.gpu_type").out == found + "\n"
+
+
+def test_a_value_that_yaml_cannot_hold_is_told(cli):
+    env = {"PODSTACK_PROJECT": "\udcff"}
+    done = cli("config", "get", "defaults.project", "-o", "yaml", env=env, code=1)
+    assert (done.out, done.err) == ("", (
+        "Error: The answer cannot be written as YAML: a lone surrogate cannot be written as YAML\n"
+        "Use: -o json\n"
+    ))  # fmt: skip
 
 
 def test_a_list_is_shown_as_json(cli, config):

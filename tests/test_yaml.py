@@ -149,8 +149,8 @@ REFUSED = [
         2,
         "unexpected indentation (text over several lines needs |)",
     ),
-    ("merge key", "b: 1\n<<: 2\n", 2, 1, "merge keys (<<) are not supported"),
-    ("merge key in flow", "a: {<<: b}\n", 1, 5, "merge keys (<<) are not supported"),
+    ("merge key", "b: 1\n<<: 2\n", 2, 1, "unquoted text cannot start with '<'"),
+    ("merge key in flow", "a: {<<: b}\n", 1, 5, "unquoted text cannot start with '<'"),
     ("explicit key", "? a\n: b\n", 1, 1, "unquoted text cannot start with '?'"),
     (
         "duplicate key",
@@ -264,7 +264,7 @@ REFUSED = [
         "a: [http://x?y]\n",
         1,
         13,
-        "text with '?' inside [...] or {...} needs quotes",
+        "expected ',' or ']'",
     ),
     ("doubled comma", "a: [b,,c]\n", 1, 7, "unquoted text cannot start with ','"),
     ("wrong bracket", "a: [b}\n", 1, 6, "expected ',' or ']'"),
@@ -311,35 +311,35 @@ REFUSED = [
         'a: "x\\q"\n',
         1,
         6,
-        "the escape sequence \\q is incomplete or not supported",
+        "this escape sequence is incomplete or not supported",
     ),
     (
         "short hexadecimal",
         'a: "\\x4"\n',
         1,
         5,
-        "the escape sequence \\x is incomplete or not supported",
+        "this escape sequence is incomplete or not supported",
     ),
     (
         "no hexadecimal",
         'a: "\\u00_1"\n',
         1,
         5,
-        "the escape sequence \\u is incomplete or not supported",
+        "this escape sequence is incomplete or not supported",
     ),
     (
         "surrogate escape",
         'a: "\\ud800\\ude00"\n',
         1,
         5,
-        "the escape sequence \\u is incomplete or not supported",
+        "this escape sequence is incomplete or not supported",
     ),
     (
         "beyond Unicode",
         'a: "\\U00110000"\n',
         1,
         5,
-        "the escape sequence \\U is incomplete or not supported",
+        "this escape sequence is incomplete or not supported",
     ),
     ("backslash at the end", 'a: "b\\"\n', 1, 4, "quoted text must end on its line"),
     ("NUL", "a: b\n# \x00\n", 2, 3, "the character U+0000 is not supported"),
@@ -429,7 +429,7 @@ def test_what_is_not_supported_is_refused_with_its_place(text, line, column, mes
 @pytest.mark.parametrize("text, line, column, message", rows(REFUSED))
 def test_a_refused_text_is_never_edited(text, line, column, message):
     assert refusal(podstack.yaml_set, text, ("a",), "b") == (line, column, message)
-    assert refusal(podstack.yaml_unset, text, ("a",)) == (line, column, message)
+    assert refusal(podstack.yaml_set, text, ("a",), None) == (line, column, message)
 
 
 def test_the_guides_sample_reads_as_written():
@@ -505,12 +505,12 @@ DUMPED = [
     (
         "escapes",
         '"\\\n\t\r\0\x1b\x7f\x85\xa0\xad\u2028\ufeff',
-        '"\\"\\\\\\n\\t\\r\\x00\\x1B\\x7F\\x85\\xA0\\xAD\\u2028\\uFEFF"\n',
+        '"\\"\\\\\\n\\t\\r\\x00\\x1b\\x7f\\x85\\xa0\\xad\\u2028\\ufeff"\n',
     ),
     (
         "other scripts",
         ["\u043a\u043b\u044e\u0447", "\U0001f600"],
-        '- "\u043a\u043b\u044e\u0447"\n- "\\U0001F600"\n',
+        '- "\u043a\u043b\u044e\u0447"\n- "\\U0001f600"\n',
     ),
     ("keys", {"a b": 1, "": 2, "no": 3, "1": 4}, '"a b": 1\n"": 2\n"no": 3\n"1": 4\n'),
     ("a time of expiry", {"expires": "2024-02-29T23:59:59Z"}, "expires: 2024-02-29T23:59:59Z\n"),
@@ -547,12 +547,7 @@ def test_what_is_written_keeps_its_type_in_another_reader(value, text, oracle):
 UNWRITABLE = [
     ("infinity", float("inf"), "inf cannot be written as YAML"),
     ("not a number", [float("nan")], "nan cannot be written as YAML"),
-    ("lone surrogate", {"a": "\ud800"}, "a lone surrogate (U+D800) cannot be written as YAML"),
-    (
-        "endless key",
-        {"k" * 1025: 1},
-        "a key of more than 1024 characters cannot be written as YAML",
-    ),
+    ("lone surrogate", {"a": "\ud800"}, "a lone surrogate cannot be written as YAML"),
 ]
 
 
@@ -570,7 +565,6 @@ SET = [
     ("text that needs quotes", "a: 1\n", "a", "it: 's", 'a: "it: \'s"\n'),
     ("bool", "a: 'x'\n", "a", True, "a: true\n"),
     ("number", 'a: "x"\n', "a", 1.5, "a: 1.5\n"),
-    ("nothing", "a: x\n", "a", None, "a: null\n"),
     (
         "time of expiry",
         "a:\n  expires: x\n",
@@ -587,7 +581,7 @@ SET = [
     ),
     ("carriage returns stay", "a: 1\r\nb: 2\r\n", "a", "x", "a: x\r\nb: 2\r\n"),
     ("carriage returns in new lines", "a: 1\r\n", "b.c", "x", "a: 1\r\nb:\r\n  c: x\r\n"),
-    ("bare carriage returns", "a: 1\rb: 2\r", "c", "x", "a: 1\rb: 2\rc: x\r"),
+    ("bare carriage returns stay", "a: 1\rb: 2\r", "c", "x", "a: 1\rb: 2\rc: x\n"),
     ("byte order mark stays", "\ufeffa: 1\n", "a", "x", "\ufeffa: x\n"),
     ("no line break at the end", "a: 1\nb: 2", "b", "x", "a: 1\nb: x"),
     ("new entry after no line break", "a: 1", "b", "x", "a: 1\nb: x\n"),
@@ -595,6 +589,7 @@ SET = [
     ("new entry below comments", "# a", "a", "x", "# a\na: x\n"),
     ("new entry below a document marker", "---\n", "a", "x", "---\na: x\n"),
     ("new entry in an empty root", "{}\n", "a", "x", "a: x\n"),
+    ("new entry in a root null", "~ # }\n", "a", "x", "# }\na: x\n"),
     (
         "new entry in an empty root with a comment",
         "--- # a\n{ } # }",
@@ -686,7 +681,6 @@ def test_an_edit_changes_its_own_entry_alone(text, keys, value, after):
 
 
 NOT_EDITED = "this entry is not edited: write its keys on lines of their own"
-NEIGHBOURS = "this entry cannot be changed without changing its neighbours"
 SET_REFUSED = [
     # name, text, keys, value, line, column, message
     ("new entry inside a one-line mapping", "b: 1\na: {c: d}\n", "a.e", "x", 2, 1, NOT_EDITED),
@@ -696,8 +690,7 @@ SET_REFUSED = [
     ("entry below empty text", "a: ''\n", "a.d", "x", 1, 1, NOT_EDITED),
     ("entry below a list", "a: []\n", "a.d", "x", 1, 1, NOT_EDITED),
     ("entry in a root list", "- a\n", "a", "x", 1, 1, NOT_EDITED),
-    ("entry in a root null", "null\n", "a", "x", 1, 1, NEIGHBOURS),
-    ("a value too deep", DEEP_MAPPINGS, ".".join("a" * 33), "x", 32, 32, NEIGHBOURS),
+    ("a value too deep", DEEP_MAPPINGS, ".".join("a" * 33), "x", 32, 32, NOT_EDITED),
 ]
 
 
@@ -714,6 +707,7 @@ UNSET = [
     ("literal", "a: |\n  b\n\n  c\nd: 3\n", "a", "d: 3\n"),
     ("one-line mapping", "a: {b: c}\nd: 3\n", "a", "d: 3\n"),
     ("nested entry", "a:\n  b: 1\n  c: 2\n", "a.b", "a:\n  c: 2\n"),
+    ("one-line mapping of one entry", "a:\n  {b: c}\nd: 3\n", "a.b", "a: {}\nd: 3\n"),
     (
         "last entry of a mapping",
         "a: # x\n  # y\n  b: 1\n  # z\nc: 2\n",
@@ -732,23 +726,23 @@ UNSET = [
 
 @pytest.mark.parametrize("text, keys, after", rows(UNSET))
 def test_unset_removes_the_lines_of_its_own_entry_alone(text, keys, after):
-    assert podstack.yaml_unset(text, keys_of(keys)) == after
+    assert podstack.yaml_set(text, keys_of(keys), None) == after
 
 
 UNSET_REFUSED = [
     ("inside a one-line mapping", "b: 1\na: {c: d}\n", "a.c", 2, 5, NOT_EDITED),
-    ("a comment would become text", "a: |\n  b\nc: 1\n  # d\n", "c", 3, 1, NEIGHBOURS),
+    ("a comment would become text", "a: |\n  b\nc: 1\n  # d\n", "c", 3, 1, NOT_EDITED),
 ]
 
 
 @pytest.mark.parametrize("text, keys, line, column, message", rows(UNSET_REFUSED))
 def test_an_unset_that_cannot_be_local_is_refused(text, keys, line, column, message):
-    assert refusal(podstack.yaml_unset, text, keys_of(keys)) == (line, column, message)
+    assert refusal(podstack.yaml_set, text, keys_of(keys), None) == (line, column, message)
 
 
 def test_an_absent_key_is_no_reason_to_unset_what_shares_its_name():
     text = "a:\n  b: 1\nc:\n  d: 2\n"
-    assert podstack.yaml_unset(text, ("c", "b")) == text
+    assert podstack.yaml_set(text, ("c", "b"), None) == text
 
 
 class Documents:
@@ -1032,12 +1026,10 @@ def random_edits(source, count):
     """Yield (text, value, keys, removes, new, edited); `edited` is None where it is refused."""
     for _ in range(count):
         text, value = source.document()
-        keys, removes, new = source.path(value), source.random.random() < 0.3, source.value()
+        keys, new = source.path(value), source.value()
+        removes = new is None or source.random.random() < 0.3
         try:
-            if removes:
-                edited = podstack.yaml_unset(text, keys)
-            else:
-                edited = podstack.yaml_set(text, keys, new)
+            edited = podstack.yaml_set(text, keys, None if removes else new)
         except podstack.YamlError as error:
             assert str(error) == NOT_EDITED, (text, keys)
             edited = None
