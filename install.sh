@@ -368,7 +368,7 @@ remove() {
     ! grep -qsxF "$MARK" "$launcher" || run rm -f "$launcher"
     run rm -rf "$lib/__pycache__/"podstack.*.pyc "$lib"/podstack.py "$lib"/start.py "$lib"/.new.* \
         "$receipt"
-    take_away "$made"
+    take_away "$lib/__pycache__$line_end$made"
     [ -n "$dry_run" ] || say "podstack is gone from $launcher"
     [ ! -d "$HOME/.podstack" ] ||
         say "Kept: your settings and logins; to remove them: rm -r ~/.podstack"

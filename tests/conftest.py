@@ -55,8 +55,6 @@ def find_pythons():
 
 
 PYTHONS = find_pythons()  # before HOME is another
-# A shell's background job ignores Ctrl-C; the programs that are started here must not.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 EVERYBODYS_PYTHON = PYTHONS.get("system", sys.executable)
 
 # What a developer's or CI's environment may hold that a test must not see.
