@@ -894,14 +894,10 @@ class App:
     @classmethod
     def real(cls):
         """Return the App of this very process."""
+        typed = lenient_stream(sys.stdin, "surrogateescape")
+        shown = [lenient_stream(one, "backslashreplace") for one in (sys.stdout, sys.stderr)]
         home = os.path.expanduser("~")
-        return cls(
-            stdin=lenient_stream(sys.stdin, "surrogateescape"),
-            stdout=lenient_stream(sys.stdout, "backslashreplace"),
-            stderr=lenient_stream(sys.stderr, "backslashreplace"),
-            environ=os.environ,
-            home=home if os.path.isabs(home) else None,
-        )
+        return cls(typed, *shown, os.environ, home if os.path.isabs(home) else None)
 
     def env(self, name):
         """Return an environment variable's text; an empty one counts as not set."""
@@ -931,14 +927,13 @@ class App:
         if self.stdout is not None:
             self.on_stdout(self.stdout.flush)
 
-    def on_stdout(self, act, *words):
+    @staticmethod
+    def on_stdout(act, *words):
         try:
             act(*words)
         except BrokenPipeError:
             raise
         except OSError as error:
-            # Given up but kept: 3.13 tells of what it cannot flush when a stream goes.
-            self.lost, self.stdout = self.stdout, None
             raise PodError("Cannot write to standard output: %s" % error.strerror)
 
     def complain(self, *lines, label=""):
@@ -1272,14 +1267,13 @@ def read_file(path):
                 hint = "Set PODSTACK_CONFIG to a file of your own"
                 raise ConfigError("Cannot use %s: %s" % (path, problem), hint)
             data = stream.read(MAX_CONFIG_BYTES + 1)
+        if len(data) > MAX_CONFIG_BYTES:
+            raise ConfigError("Cannot read %s: it is larger than 1 MiB" % path)
+        return data.decode("utf-8"), facts
     except FileNotFoundError:
         return "", None
     except OSError as error:
         raise os_error("read", path, error)
-    if len(data) > MAX_CONFIG_BYTES:
-        raise ConfigError("Cannot read %s: it is larger than 1 MiB" % path)
-    try:
-        return data.decode("utf-8"), facts
     except UnicodeDecodeError as error:
         lines = (data[: error.start].decode("utf-8") + ".").splitlines()
         raise ConfigError("%s:%d:%d: not UTF-8 text" % (path, len(lines), len(lines[-1])))
@@ -1640,8 +1634,7 @@ class Setting:
 
     def __init__(self, name, is_option, env, field, general=None, default=None, read=read_text):
         self.name, self.env, self.field, self.default, self.read = name, env, field, default, read
-        self.option = name if is_option else None
-        self.general = tuple(general.split(".")) if general else None
+        self.is_option, self.general = is_option, [tuple(general.split("."))] if general else []
         self.key = general or ".".join(PROFILE_FIELDS[field])  # of `config get` and `config set`
 
 
@@ -1702,26 +1695,21 @@ class Settings:
         may_lack = self.creates or name == DEFAULT_PROFILE or self.config.broken
         return self.config.profile(name, not may_lack)
 
-    def places(self, setting):
-        """Return (origin, text, key path) of all places that a setting may stand in, in order."""
-        name = setting.option or ""
-        option = ("--" + name.replace("_", "-"), getattr(self.options, name, None), None)
-        environment = [(name, self.app.env(name), None) for name in setting.env]
-        own = [self.place(self.profile().key_of(setting.field))] if setting.field else []
-        general = [self.place(setting.general)] if setting.general else []
-        # With --profile on the command line the profile's own values win over the environment.
-        middle = own + environment if self.options.profile else environment + own
-        default = self.app.usual_storage if setting.name == "storage" else setting.default
-        general = [place for place in general if place not in own]
-        return [option] + middle + general + [("default", default, None)]
-
     def place(self, keys):
         return "%s in %s" % (".".join(keys), self.config.path), self.config.text_at(keys), keys
 
     def candidates(self, name):
         """Yield (value, text, origin) for each place that states the setting, the winner first."""
-        read = SETTINGS[name].read
-        for origin, text, keys in self.places(SETTINGS[name]):
+        setting, read = SETTINGS[name], SETTINGS[name].read
+        given = getattr(self.options, name, None) if setting.is_option else None
+        option = ("--" + name.replace("_", "-"), given, None)
+        environment = [(variable, self.app.env(variable), None) for variable in setting.env]
+        own = [self.place(self.profile().key_of(setting.field))] if setting.field else []
+        general = [place for place in map(self.place, setting.general) if place not in own]
+        # With --profile on the command line the profile's own values win over the environment.
+        middle = own + environment if self.options.profile else environment + own
+        default = self.app.usual_storage if name == "storage" else setting.default
+        for origin, text, keys in [option] + middle + general + [("default", default, None)]:
             if text is not None:
                 value = self.config.read(keys, read) if keys else accept(origin, text, read)
                 yield value, text, origin
