@@ -1476,8 +1476,10 @@ class Profile:
     def __init__(self, config, name):
         self.config, self.name, self.base = config, name, ("profiles", name)
         at_top = (("auth",), ("defaults", "project"), ("defaults", "gpu_type"))
-        is_default = name == DEFAULT_PROFILE and not config.has(self.base)
-        if is_default and ("profiles" not in config.data or any(map(config.has, at_top))):
+        is_default = name == DEFAULT_PROFILE and config.at(self.base) is None
+        if is_default and "profiles" in config.data:
+            is_default = any(config.at(keys) is not None for keys in at_top)
+        if is_default:
             self.base = ()
         blocks = [config.at(self.base + (block,)) for block in ("auth", "defaults", "api")]
         self.is_nested = not self.base or any(isinstance(block, dict) for block in blocks)
@@ -1487,7 +1489,7 @@ class Profile:
         flat, nested = self.base + (field,), self.base + PROFILE_FIELDS[field]
         if not self.base:
             return nested
-        is_flat, is_nested = self.config.has(flat), self.config.has(nested)
+        is_flat, is_nested = [self.config.at(keys) is not None for keys in (flat, nested)]
         if is_flat and is_nested:
             raise self.config.error(nested, "stands in both forms, as %s, too" % ".".join(flat))
         return nested if is_nested or (self.is_nested and not is_flat) else flat
@@ -1544,12 +1546,6 @@ class Config:
             raise ConfigError("%s:1:1: expected keys and values" % self.path)
         self.data = value or {}
 
-    def require(self):
-        """Return self, or raise what made the file unreadable."""
-        if self.broken:
-            raise self.broken
-        return self
-
     @property
     def has_modes(self):
         """Tell whether the file's mode and owner mean something where it is."""
@@ -1579,9 +1575,6 @@ class Config:
                 raise self.error(keys[:depth], "must hold keys and values")
             value = value.get(key)
         return value
-
-    def has(self, keys):
-        return self.at(keys) is not None
 
     def text_at(self, keys):
         value = self.at(keys)
@@ -1615,7 +1608,6 @@ class Config:
 
         With `trial` the file is rewritten as it stands: proof that a write will do.
         """
-        self.require()
         with self.lock:
             self.reload()
             edited = edit_text(self, plan(self))
@@ -2007,7 +1999,7 @@ def prove_storage(settings, name, storage):
 
 def forget_login(settings, name):
     """Remove a stored login from the keychain and the file; True where there was one."""
-    config = settings.config.require()
+    config = settings.config
     if not config.profile(name).holds_login:
         return False
     if config.profile(name).in_keychain:
@@ -3392,6 +3384,9 @@ class Context:
 
     @property
     def config(self):
+        """The config file, for what cannot do without; raises what made it unreadable."""
+        if self.settings.config.broken:
+            raise self.settings.config.broken
         return self.settings.config
 
     @property
@@ -3940,10 +3935,9 @@ def finish_login(cx, profile, storage, login):
 @Example("podstack auth login --token YOUR_API_TOKEN", "with an API token")
 @Example("podstack --profile work auth login", "a second account")
 def auth_login(cx, args):
-    app, settings = cx.app, cx.settings
-    cx.config.require()
+    app, config, settings = cx.app, cx.config, cx.settings
     settings.creates = True
-    profile = settings.profile()
+    profile = config.profile(settings.get("profile"))
     storage = "file" if args.no_keyring else settings.get("storage")
     if args.use_keyring:
         storage = "keyring"
@@ -4050,8 +4044,7 @@ def auth_token(cx, args):
 @command("auth refresh", "Exchange the stored refresh token for a new login.")
 @Example("podstack auth refresh", "a new access token, now")
 def auth_refresh(cx, args):
-    profile = cx.settings.profile()
-    cx.config.require()
+    profile = cx.config.profile(cx.settings.profile().name)
     stored = load_login(cx.settings, profile)
     if stored is None and not profile.get("token_command"):
         raise not_authenticated()
@@ -4096,7 +4089,7 @@ def auth_revoke(cx, args):
 @Example("podstack auth logout", "project and settings stay")
 @Example("podstack auth logout --all --revoke", "leave nothing valid behind")
 def auth_logout(cx, args):
-    app, config = cx.app, cx.config.require()
+    app, config = cx.app, cx.config
     names = config.profile_names() if args.all else [cx.settings.profile().name]
     failed = []
     for profile in map(config.profile, names):
@@ -4124,7 +4117,7 @@ def auth_logout(cx, args):
 @command("auth list", "List every profile: who, project, endpoint, storage, until when.")
 @Example("podstack auth list", "from the config file alone")
 def auth_list(cx, args):
-    config, rows = cx.config.require(), []
+    config, rows = cx.config, []
     for profile in map(config.profile, config.profile_names()):
         kept = "keyring" if profile.in_keychain else "file" if profile.get("token") else None
         storage = "command" if profile.get("token_command") else kept
@@ -4146,7 +4139,7 @@ def milliseconds_since(started):
 
 
 def check_file(cx):
-    path, config = cx.settings.path, cx.config.require()
+    path, config = cx.settings.path, cx.config
     for name in config.profile_names():
         for field in PROFILE_FIELDS:
             config.profile(name).get(field)
@@ -4321,7 +4314,7 @@ def set_key(cx, typed, value, told):
     """Store a setting, say that it is `told`, and which variable keeps it from taking effect."""
     # To choose another profile is what mends one that does not exist.
     active = None if typed == "profile" else cx.settings.profile().name
-    key, config = Key(typed, SETTABLE, active), cx.config.require()
+    key, config = Key(typed, SETTABLE, active), cx.config
     accept(typed, value, key.setting.read if key.setting else read_text)
     if key.name == "profile" and value != DEFAULT_PROFILE:
         config.profile(value, must_exist=True)
@@ -4346,7 +4339,7 @@ def masked(value, name=None):
 @command("config show", "Show the whole config file with its tokens masked.")
 @Example("podstack config show", "what the file says")
 def config_show(cx, args):
-    data = masked(cx.config.require().data)
+    data = masked(cx.config.data)
     if data or cx.options.output:
         print_data(cx, data, "json" if cx.options.output == "json" else "yaml")
 
@@ -4359,7 +4352,7 @@ def config_get(cx, args):
     if key.setting and not key.is_own:
         value, text, _ = cx.settings.find(key.setting.name)
     else:
-        config = cx.config.require()
+        config = cx.config
         value = text = config.text_at(key.path(config))
     if value is None:
         settable = key.name in SETTABLE
@@ -4403,9 +4396,9 @@ def reset_plan(config):
 @command("config reset", "Remove all settings of the config file; logins stay.")
 @Example("podstack config reset --yes", "without a question")
 def config_reset(cx, args):
-    cx.config.require()
-    cx.confirm("Remove every setting in %s (logins stay)?" % cx.settings.path)
-    cx.config.edit(reset_plan)
+    config = cx.config
+    cx.confirm("Remove every setting in %s (logins stay)?" % config.path)
+    config.edit(reset_plan)
     cx.app.say("Settings removed; logins kept (podstack auth logout removes those)")
 
 
@@ -4433,7 +4426,7 @@ def config_get_profile(cx, args):
 @Operand("PROFILE", "a profile that is not in use", complete="profiles", dest="name")
 @Example("podstack config delete-profile work", "asks first")
 def config_delete_profile(cx, args):
-    name, config = args.name, cx.config.require()
+    name, config = args.name, cx.config
     config.profile(name, must_exist=True)
     if name in (cx.settings.get("profile"), config.text_at(("profile",))):
         hint = "Choose another first: podstack config set-profile NAME"
