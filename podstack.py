@@ -4637,7 +4637,7 @@ def change_pods(cx, args, act, done, target):
         if len(args.name) == 1 or isinstance(error, AuthError):
             raise error  # the only pod's failure is the answer, a bad token is that of all
         cx.app.complain(error.message, label="Error: ")
-        failures.append(error)
+        failures.append(error.code)
 
     for name in args.name:
         try:
@@ -4653,7 +4653,7 @@ def change_pods(cx, args, act, done, target):
             count(error)
     if failures:
         problem = "%d of %s failed" % (len(failures), plural(len(args.name), "pod"))
-        raise PodError(problem, code=failures[0].code)
+        raise PodError(problem, code=failures[0] if len(set(failures)) == 1 else None)
 
 
 @command("pod start", "Start one or more stopped pods.")
