@@ -4954,10 +4954,10 @@ def update(cx, args):
 def unknown_command(words, topics=()):
     """Return the UsageError for words that are no command (nor one of `topics`)."""
     if words[0] in dict(GROUPS):
-        group, word = words[:2]
-        guess = did_you_mean(word, [path[1] for path in COMMANDS if path[0] == group])
-        message = "Unknown command '%s' for 'podstack %s'%s" % (word, group, guess)
-        return UsageError(message, "See: podstack %s --help" % group)
+        known = [path[1] for path in COMMANDS if path[0] == words[0]]
+        unknown = (words[1], words[0], did_you_mean(words[1], known))
+        hint = "See: podstack %s --help" % words[0]
+        return UsageError("Unknown command '%s' for 'podstack %s'%s" % unknown, hint)
     inner = ["'%s'" % " ".join(path) for path in COMMANDS if path[-1] == words[0]]
     guess = did_you_mean(words[0], [path[0] for path in COMMANDS] + list(topics))
     guess = " (did you mean %s?)" % " or ".join(inner) if inner else guess
@@ -4982,8 +4982,7 @@ def columns_of(pairs):
     lines = []
     for left, right in pairs:
         if len(left) > width:
-            lines.append("  " + left)
-            left = ""
+            left += "\n" + " " * (width + 2)
         lines.append("  %s  %s" % (left.ljust(width), right))
     return lines
 
@@ -5062,14 +5061,6 @@ def help_command(found):
     return help_page(" ".join(usage), found.about, found.examples, tables, end)
 
 
-def help_group(group):
-    members = [found for words, found in COMMANDS.items() if words[0] == group]
-    examples = [found.examples[0] for found in members[:2]]
-    tables = [("commands", [(found.words[1], found.help) for found in members])]
-    end = "podstack %s COMMAND --help shows a command's options." % group
-    return help_page(group + " COMMAND [options]", dict(GROUPS)[group] + ".", examples, tables, end)
-
-
 def help_root():
     examples = [COMMANDS[words].examples[0] for words in (("auth", "login"), ("pod", "create"))]
     single = [(words[0], found.help) for words, found in COMMANDS.items() if len(words) == 1]
@@ -5090,9 +5081,14 @@ def help_text(words, topics=()):
     found, _ = find_command(words)
     if found:
         return help_command(found)
-    if words in [[group] for group, _ in GROUPS]:
-        return help_group(words[0])
-    raise unknown_command(words, topics)
+    if words not in [[group] for group, _ in GROUPS]:
+        raise unknown_command(words, topics)
+    members = [found for path, found in COMMANDS.items() if path[0] == words[0]]
+    examples = [found.examples[0] for found in members[:2]]
+    tables = [("commands", [(found.words[1], found.help) for found in members])]
+    usage, about = words[0] + " COMMAND [options]", dict(GROUPS)[words[0]] + "."
+    end = "podstack %s COMMAND --help shows a command's options." % words[0]
+    return help_page(usage, about, examples, tables, end)
 
 
 @command("help", "Show help for a command, or one of the topics.")
@@ -5314,11 +5310,10 @@ Register-ArgumentCompleter -Native -CommandName podstack -ScriptBlock {
 }
 """,
 }
-SHELLS = tuple(COMPLETION_SCRIPTS)
 
 
 @command("completion", "Print the completion script for a shell.")
-@Operand("SHELL", "bash, zsh, fish or powershell", one_of(*SHELLS), SHELLS)
+@Operand("SHELL", "bash, zsh, fish or powershell", one_of(*COMPLETION_SCRIPTS), COMPLETION_SCRIPTS)
 @Example("source <(podstack completion bash)", "in ~/.bashrc")
 @Example("podstack completion fish | source", "in config.fish")
 def completion(cx, args):
@@ -5334,8 +5329,8 @@ def candidates_for(cx, kind):
     found = find_credential(cx.settings)  # as it is: no login is renewed for this
     api = Api(cx, Credential(token=found.token, origin=found.origin))
     pages = api.pages(kind, "/" + kind, limit=PAGE_SIZE)
-    names = [row.get("type" if kind == "gpus" else "name") for row in counted(cx, pages)]
-    return [name for name in names if isinstance(name, str)]
+    key = "type" if kind == "gpus" else "name"
+    return [row[key] for rows in pages for row in rows if isinstance(row.get(key), str)]
 
 
 def complete_words(app, typed):
