@@ -378,13 +378,6 @@ def encode_query(pairs):
     return "&".join("%s=%s" % (percent_encode(k), percent_encode(str(v))) for k, v in pairs)
 
 
-def path_segment(word):
-    """Return a user's word as one path segment; a name never becomes a path."""
-    if word in ("", ".", ".."):
-        raise UsageError("'%s' is not a name" % word)
-    return percent_encode(word)
-
-
 class Url:
     """A checked http(s) address: `scheme`, `host` (lower case), `port`, `path`, `query`."""
 
@@ -756,26 +749,23 @@ def _write_scalar(value, key=None):
     return '"%s"' % "".join(part[1:-1] for part in parts).replace('"', '\\"')
 
 
-def _is_block(value):
-    return bool(value) and isinstance(value, (dict, list))
-
-
 def _write_lines(value, key=None):
-    """Return the lines of `value`, the value of `key`; what is no block takes one."""
-    if not _is_block(value):
-        return [_write_scalar(value, key)]
-    is_list, lines = isinstance(value, list), []
+    """Return what stands behind `key` for its `value`, then the lines below it."""
+    if not value or not isinstance(value, (dict, list)):
+        return [" " + _write_scalar(value, key)]
+    is_list, lines = isinstance(value, list), [""]
     for name, item in enumerate(value) if is_list else value.items():
-        head, below = "-" if is_list else _write_scalar(name) + ":", _write_lines(item, name)
-        if is_list or not _is_block(item):
-            head += " " + below.pop(0)
-        lines += [head] + ["  " + line for line in below]
+        first, *below = _write_lines(item, name)
+        if is_list and not first:
+            first = " " + below.pop(0)
+        head = "-" if is_list else _write_scalar(name) + ":"
+        lines += [head + first] + ["  " + line for line in below]
     return lines
 
 
 def yaml_dump(value):
     """Return the YAML text of dicts, lists, text, numbers, bools and None; raises ValueError."""
-    return "\n".join(_write_lines(value)) + "\n"
+    return "\n".join(_write_lines(value)).lstrip() + "\n"
 
 
 def _insert_lines(lines, row, indent, new):
@@ -788,14 +778,15 @@ def _insert_lines(lines, row, indent, new):
 
 def _replace_value(lines, mark, key, value):
     """Give the entry of `key` another value; a comment on the line of its key stays."""
-    line, new = lines[mark.line - 1], _write_lines(value, key)
+    line = lines[mark.line - 1]
     head = line[: mark.start]
-    if _is_block(value):
+    first, *below = _write_lines(value, key)
+    if below:
         head = head.rstrip(" ")
-    else:
-        head += (" " if head.endswith(":") else "") + new.pop()
-    lines[mark.line - 1 : mark.last_line] = [head + line[mark.end :]]
-    _insert_lines(lines, mark.line, mark.column + 1, new)
+    elif head.endswith(" "):
+        first = first[1:]
+    lines[mark.line - 1 : mark.last_line] = [head + first + line[mark.end :]]
+    _insert_lines(lines, mark.line, mark.column + 1, below)
 
 
 def _add_entry(lines, marks, path, entry):
@@ -803,13 +794,13 @@ def _add_entry(lines, marks, path, entry):
     mark = marks[path]
     columns = [below.column for keys, below in marks.items() if keys and keys[:-1] == path]
     if columns:
-        _insert_lines(lines, mark.last_line, columns[0] - 1, _write_lines(entry))
+        _insert_lines(lines, mark.last_line, columns[0] - 1, _write_lines(entry)[1:])
     elif path:
         _replace_value(lines, mark, path[-1], entry)
     else:  # of the line of an empty root only a comment stays
         line = "".join(lines[mark.line - 1 : mark.line])
         lines[mark.line - 1 : mark.line] = [line[line.index("#") :]] if "#" in line else []
-        _insert_lines(lines, len(lines), 0, _write_lines(entry))
+        _insert_lines(lines, len(lines), 0, _write_lines(entry)[1:])
 
 
 def yaml_set(text, keys, value):
@@ -3149,7 +3140,9 @@ def looks_like_id(word):
 
 
 def pod_path(pod_id, more=""):
-    return "/pods/" + path_segment(pod_id) + more
+    if pod_id in ("", ".", ".."):  # a name never becomes a path
+        raise UsageError("'%s' is not a name" % pod_id)
+    return "/pods/" + percent_encode(pod_id) + more
 
 
 def not_understood(why):
