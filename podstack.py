@@ -4699,8 +4699,7 @@ def shown_log(chunks):
     """Yield a log that comes in chunks as text for a terminal, whole lines at a time."""
     rest = b""
     for chunk in chunks:
-        lines = (rest + chunk).split(b"\n")
-        rest = lines.pop()
+        *lines, rest = (rest + chunk).split(b"\n")
         if len(rest) > MAX_LINE_BYTES:  # some programs never end a line
             lines, rest = lines + [rest], b""
         texts = [line.decode("utf-8", "replace").rstrip("\r") for line in lines]
@@ -5182,11 +5181,8 @@ def read_operands(operands, words, tail):
     behind = operands[-1:] and operands[-1].behind
     values, rest = {}, words if behind else words + tail
     for operand in operands:
-        if operand.behind:
-            found = tail
-        else:
-            taken = len(rest) if operand.many else 1
-            found, rest = rest[:taken], rest[taken:]
+        taken = len(rest) if operand.many else 1
+        found, rest = (tail, rest) if operand.behind else (rest[:taken], rest[taken:])
         if not found and not rest and not operand.shown.startswith("["):
             raise UsageError("%s is missing" % operand.shown)
         read = [accept(operand.name, text, operand.read) for text in found]
