@@ -3133,10 +3133,9 @@ def revoke_oauth(server, login):
 
 def looks_like_id(word):
     """Tell whether a pod is named by id: `pod-...`, `pod_...` or a UUID."""
-    groups = word.split("-")
-    is_hex = not "".join(groups).strip("0123456789abcdefABCDEF")
-    is_uuid = is_hex and [len(group) for group in groups] == [8, 4, 4, 4, 12]
-    return word.startswith(("pod-", "pod_")) or is_uuid
+    import re
+
+    return re.match(r"pod[-_]|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\Z", word)
 
 
 def pod_path(pod_id, more=""):
@@ -3303,7 +3302,7 @@ class Api:
             last = last or page + (len(rows) >= size)
             return rows, min(last, -(-limit // (len(rows) or 1))) if limit else last
 
-        before, left = [], limit
+        before, left = [], limit or 10**9
         for rows in read_pages(fetch):
             # Lists move while they are read, and some services never end one.
             known = [row["id"] for row in before if row.get("id") is not None]
@@ -3311,8 +3310,8 @@ class Api:
             if not fresh or rows == before:
                 return
             yield fresh[:left]
-            before, left = rows, left and left - len(fresh)
-            if limit and left <= 0:
+            before, left = rows, left - len(fresh)
+            if left <= 0:
                 return
 
     def whoami(self):
@@ -3361,7 +3360,6 @@ class Api:
         return self.pod_by_name(word)
 
     def delete_pod(self, word, force):
-        """Delete a pod and return what is known of it."""
         pod_id, _ = self.on_pod(word, "DELETE", query=[("force", "true")] if force else [])
         return {"id": pod_id, "name": word, "status": "stopping"}
 
@@ -3468,10 +3466,10 @@ merge "$part/new" "$goal"
 
 
 class Meter:
-    """The stream of a copy; it shows how much has gone through."""
+    """The stream of a copy; it shows how much has gone through, and ends at its `limit`."""
 
     def __init__(self, app, stream):
-        self.app, self.stream, self.count = app, stream, 0
+        self.app, self.stream, self.count, self.limit = app, stream, 0, MAX_CONFIG_BYTES
 
     def tell(self):
         return self.count
@@ -3480,6 +3478,8 @@ class Meter:
         self.stream.write(self.count_in(data))
 
     def read(self, size):
+        if self.count > self.limit:
+            raise ValueError("a header without end")
         return self.count_in(self.stream.read(size))
 
     def count_in(self, data):
@@ -3528,21 +3528,6 @@ def copy_to_pod(cx, source, pod, path):
     run_copy(cx, pod, path, RECEIVE, path, own_name(source), os.urandom(6).hex(), feed=pack)
 
 
-def short_headers():
-    """Return the class of a tar stream's members; an extended header is read into memory whole."""
-    import tarfile
-
-    class Member(tarfile.TarInfo):
-        @classmethod
-        def frombuf(cls, *words):
-            member = super().frombuf(*words)
-            if member.type not in tarfile.REGULAR_TYPES and member.size > MAX_CONFIG_BYTES:
-                raise ValueError("a header of %d bytes" % member.size)
-            return member
-
-    return Member
-
-
 def safe_names(path):
     """Return the names on a path in a tar stream; raises ValueError where it leads elsewhere."""
     names = [name for name in path.split("/") if name not in ("", ".")]
@@ -3557,13 +3542,14 @@ def make_link(app, new, names, goal):
     # it stands in a directory, not behind a link that was made before it.
     steps = [step for step in goal.split("/") if step not in ("", ".")]
     ups = steps.count("..")
-    stays = goal and not goal.startswith("/") and ups < len(names) and ".." not in steps[ups:]
+    stays = goal and not goal.startswith("/") and ups < len(names)
     folder = os.path.join(os.path.realpath(new), *names[:-1])
     try:
+        safe_names("/".join(steps[ups:]))
         if not (stays and os.path.realpath(folder) == folder):
             raise OSError
         os.symlink(goal, os.path.join(folder, names[-1]))
-    except (OSError, NotImplementedError):
+    except (OSError, ValueError, NotImplementedError):
         app.warn("left out: %s (it leads to %s)" % ("/".join(names), goal or "no file"))
 
 
@@ -3575,8 +3561,9 @@ def unpack(app, stream, new):
     links = []  # made last, so that nothing is written through one
     try:
         metered = Meter(app, stream)
-        with tarfile.open(fileobj=metered, mode="r|", tarinfo=short_headers()) as archive:
+        with tarfile.open(fileobj=metered, mode="r|") as archive:
             for member in archive:
+                metered.limit = float("inf")
                 names = safe_names(member.name)
                 in_tree = member.isdir() or os.path.isdir(new)
                 path = os.path.join(new, *names) if in_tree else new
@@ -3592,6 +3579,8 @@ def unpack(app, stream, new):
                     os.link(os.path.join(new, *safe_names(member.linkname)), path)
                 else:
                     links.append((names, member.linkname))
+                # The next header is read into memory whole, however long it says that it is.
+                metered.limit = metered.count + MAX_CONFIG_BYTES
     except (tarfile.TarError, ValueError, OverflowError) as error:
         app.debug("tar: %s" % error)
         return False
@@ -3602,9 +3591,9 @@ def unpack(app, stream, new):
 
 def merge(new, goal):
     """Move a tree file by file into the one that is there; never through a link."""
-    if any(os.path.islink(path) or not os.path.isdir(path) for path in (new, goal)):
-        os.replace(new, goal)
-        return
+    for path in (new, goal):
+        if os.path.islink(path) or not os.path.isdir(path):
+            return os.replace(new, goal)
     for name in os.listdir(new):
         merge(os.path.join(new, name), os.path.join(goal, name))
 
@@ -3614,8 +3603,6 @@ def copy_from_pod(cx, pod, path, target):
 
     goal = os.path.join(target, own_name(path)) if os.path.isdir(target) else target
     folder = os.path.dirname(goal.rstrip("/" + os.sep)) or "."
-    if not os.path.isdir(folder):
-        raise NotFound("%s does not exist" % folder)
     whole = False
 
     def receive(stream):
@@ -4294,24 +4281,25 @@ class Key:
             return tuple(self.name.split("."))
         return config.profile(self.profile).key_of(PROFILE_KEYS[self.name])
 
-    def change(self, config, value):
-        """Return the changes (see Config.edit) that set it, or remove it where `value` is None."""
-        keeps = self.name != "auth.storage" or value == "keyring"
-        if not keeps and config.profile(self.profile).in_keychain:
-            hint = "Move it: podstack --profile %s auth login --no-keyring" % self.profile
-            raise PodError("The login of profile '%s' is in the keyring" % self.profile, hint)
-        return [(self.path(config), value)]
-
 
 def set_key(cx, typed, value, told):
-    """Store a setting, say that it is `told`, and which variable keeps it from taking effect."""
+    """Set a key, or remove it for None; say that it is `told`, and what still overrides it."""
     # To choose another profile is what mends one that does not exist.
     active = None if typed == "profile" else cx.settings.profile().name
     key, config = Key(typed, SETTABLE, active), cx.config
-    accept(typed, value, key.setting.read if key.setting else read_text)
-    if key.name == "profile" and value != DEFAULT_PROFILE:
+    if value is not None:
+        accept(typed, value, key.setting.read if key.setting else read_text)
+    if key.name == "profile" and value not in (None, DEFAULT_PROFILE):
         config.profile(value, must_exist=True)
-    config.edit(lambda config: key.change(config, value))
+
+    def plan(config):
+        to_file = key.name == "auth.storage" and value != "keyring"
+        if to_file and config.profile(key.profile).in_keychain:
+            hint = "Move it: podstack --profile %s auth login --no-keyring" % key.profile
+            raise PodError("The login of profile '%s' is in the keyring" % key.profile, hint)
+        return [(key.path(config), value)]
+
+    config.edit(plan)
     cx.app.say(told)
     for name in key.setting.env if key.setting and not key.is_own else ():
         if cx.app.env(name):
@@ -4369,9 +4357,7 @@ def config_set(cx, args):
 @KEY
 @Example("podstack config unset defaults.project", "back to the default")
 def config_unset(cx, args):
-    key = Key(args.key, SETTABLE, cx.settings.profile().name)
-    cx.config.edit(lambda config: key.change(config, None))
-    cx.app.say("%s removed from %s" % (args.key, cx.settings.path))
+    set_key(cx, args.key, None, "%s removed from %s" % (args.key, cx.settings.path))
 
 
 def reset_plan(config):
