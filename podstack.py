@@ -2701,7 +2701,7 @@ class AuthServer:
         answer = self.http.request("POST", self.endpoint(name), headers, form, **self.limits)
         body = answer.json()
         is_object = isinstance(body, dict)
-        is_good = name == "revocation" or (is_object and "error" not in body)
+        is_good = name == "revocation" or (is_object and "error" not in body)  # RFC 7009 §2.2
         if answer.status == 200 and is_good:
             return body
         if is_object and isinstance(body.get("error"), str):
@@ -3918,9 +3918,9 @@ def auth_login(cx, args):
     app, config, settings = cx.app, cx.config, cx.settings
     settings.creates = True
     profile = config.profile(settings.get("profile"))
-    storage = "file" if args.no_keyring else settings.get("storage")
-    if args.use_keyring:
-        storage = "keyring"
+    storage = "keyring" if args.use_keyring else "file"
+    if not (args.use_keyring or args.no_keyring):
+        storage = settings.get("storage")
     endpoint, client_id = settings.get("endpoint"), settings.get("client_id")
     server = discover(cx.http, endpoint, client_id) if args.token is None else None
     way = choose_way(args, server, surroundings(app))

@@ -302,6 +302,9 @@ def test_the_environment_chooses_the_place(api, cli, config, keyring):
     assert keyring.items() == ["default"] and kept(config)["storage"] == "keyring"
     done = login(cli, code=2, env={"PODSTACK_STORAGE": "cloud"})
     assert done.error == "Error: PODSTACK_STORAGE must be file or keyring, not 'cloud'"
+    for option, place in (("--no-keyring", str(config)), ("--use-keyring", "the keyring")):
+        done = login(cli, option, env={"PODSTACK_STORAGE": "cloud"})
+        assert "token stored in %s\n" % place in done.err
 
 
 def test_profiles_and_config_files_have_items_of_their_own(api, cli, config, keyring, tmp_path):
