@@ -1983,7 +1983,7 @@ def prove_storage(settings, name, storage):
     """Raise unless a login can be saved right now, so that no single-use answer is lost."""
     if storage == "keyring":
         probe = "%s.probe%d" % (name, os.getpid())  # no profile's name, and no other process's
-        write_keychain(settings, probe, "ps1." + "0" * 2044).delete()
+        write_keychain(settings, probe, "ps1.".ljust(2048, "0")).delete()
     trial = Credential(token="x", refresh_token="x", expires="2024-12-31T00:00:00Z", endpoint="x")
     settings.config.edit(lambda _: login_changes(settings, name, trial, storage), trial=True)
 
