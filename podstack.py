@@ -4256,14 +4256,14 @@ KEY = Operand("KEY", "such as defaults.project or profiles.work.project", comple
 
 
 class Key:
-    """A dotted key: its `name`, and the `profile` that it names (`is_own`) or the active one."""
+    """A dotted key: the `profile` that it names (None: the active one) and its `name`."""
 
-    def __init__(self, text, accepted, active):
+    def __init__(self, text, accepted):
+        self.profile, self.name = None, text
         parts = text.split(".")
-        self.name, self.is_own = text, parts[0] == "profiles" and len(parts) > 2
-        if self.is_own:
-            name = ".".join(parts[2:])
-            self.name = ".".join(PROFILE_FIELDS.get(name, (name,)))
+        if parts[0] == "profiles" and len(parts) > 2:
+            self.profile, self.name = parts[1], ".".join(parts[2:])
+            self.name = ".".join(PROFILE_FIELDS.get(self.name, (self.name,)))
             accepted = [key for key in accepted if key in PROFILE_KEYS]
         if self.name in TOKEN_KEYS:
             hint = "To print it: podstack auth token. To set it: podstack auth login --token -"
@@ -4272,36 +4272,37 @@ class Key:
             near = [key for key in accepted if key.endswith("." + self.name)] + [self.name]
             guess = did_you_mean(near[0], accepted)
             raise UsageError("Unknown key '%s'%s" % (text, guess), "Keys: %s" % ", ".join(accepted))
-        self.profile = accept("A profile", parts[1], read_profile_name) if self.is_own else active
+        if self.profile is not None:
+            accept("A profile", self.profile, read_profile_name)
         self.setting = SETTING_KEYS.get(self.name)
 
-    def path(self, config):
+    def path(self, config, active):
         """Return the key path where it stands, or would be written."""
         if self.name not in PROFILE_KEYS:
             return tuple(self.name.split("."))
-        return config.profile(self.profile).key_of(PROFILE_KEYS[self.name])
+        return config.profile(self.profile or active).key_of(PROFILE_KEYS[self.name])
 
 
 def set_key(cx, typed, value, told):
     """Set a key, or remove it for None; say that it is `told`, and what still overrides it."""
-    # To choose another profile is what mends one that does not exist.
-    active = None if typed == "profile" else cx.settings.profile().name
-    key, config = Key(typed, SETTABLE, active), cx.config
+    key = Key(typed, SETTABLE)
     if value is not None:
         accept(typed, value, key.setting.read if key.setting else read_text)
-    if key.name == "profile" and value not in (None, DEFAULT_PROFILE):
-        config.profile(value, must_exist=True)
+    # To choose another profile is what mends one that does not exist.
+    active = None if typed == "profile" else cx.settings.profile().name
+    if active is None and value not in (None, DEFAULT_PROFILE):
+        cx.config.profile(value, must_exist=True)
 
     def plan(config):
-        to_file = key.name == "auth.storage" and value != "keyring"
-        if to_file and config.profile(key.profile).in_keychain:
-            hint = "Move it: podstack --profile %s auth login --no-keyring" % key.profile
-            raise PodError("The login of profile '%s' is in the keyring" % key.profile, hint)
-        return [(key.path(config), value)]
+        name, to_file = key.profile or active, key.name == "auth.storage" and value != "keyring"
+        if to_file and config.profile(name).in_keychain:
+            hint = "Move it: podstack --profile %s auth login --no-keyring" % name
+            raise PodError("The login of profile '%s' is in the keyring" % name, hint)
+        return [(key.path(config, active), value)]
 
-    config.edit(plan)
+    cx.config.edit(plan)
     cx.app.say(told)
-    for name in key.setting.env if key.setting and not key.is_own else ():
+    for name in key.setting.env if key.setting and not key.profile else ():
         if cx.app.env(name):
             cx.app.say("%s is set and overrides it" % name)
 
@@ -4329,12 +4330,11 @@ def config_show(cx, args):
 @KEY
 @Example("podstack config get defaults.project", "the value in effect")
 def config_get(cx, args):
-    key = Key(args.key, READABLE, cx.settings.profile().name)
-    if key.setting and not key.is_own:
+    key, active = Key(args.key, READABLE), cx.settings.profile().name
+    if key.setting and not key.profile:
         value, text, _ = cx.settings.find(key.setting.name)
     else:
-        config = cx.config
-        value = text = config.text_at(key.path(config))
+        value = text = cx.config.text_at(key.path(cx.config, active))
     if value is None:
         settable = key.name in SETTABLE
         hint = "Set it: podstack config set %s VALUE" % args.key
