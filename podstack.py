@@ -3148,9 +3148,9 @@ def not_understood(why):
     return Unreachable("Podstack's answer is not understood (%s)" % why)
 
 
-def unwrap(body, name, kind):
-    """Return what an answer holds, a dict or a list: bare, or under its name, `data` or `items`."""
-    inner = [body.get(key) for key in (name, "data", "items")] if isinstance(body, dict) else []
+def unwrap(body, kind, name, *others):
+    """Return what an answer holds, a dict or a list: bare, or wrapped once under one of names."""
+    inner = [body.get(key) for key in (name, *others)] if isinstance(body, dict) else []
     for value in inner + [body]:
         if isinstance(value, kind):
             return value
@@ -3273,7 +3273,7 @@ class Api:
         return answer
 
     def object(self, name, method, path, **options):
-        return unwrap(self.send(method, path, **options).json(), name, dict)
+        return unwrap(self.send(method, path, **options).json(), dict, name, "data")
 
     def create(self, name, path, wanted):
         """Return what a creating POST made; a failure says that it may have been carried out."""
@@ -3292,7 +3292,7 @@ class Api:
         def fetch(page):
             asked = list(query) + [("page", page), ("limit", size)]
             body = self.send("GET", path, asked).json()
-            rows = unwrap(body, name, list)
+            rows = unwrap(body, list, name, "data", "items")
             if not all(isinstance(row, dict) for row in rows):
                 raise not_understood("%s without fields" % name)
             told = body.get("pagination") if isinstance(body, dict) else None
@@ -3351,7 +3351,7 @@ class Api:
         return pod_id, self.send(method, pod_path(pod_id, more), **options)
 
     def pod_call(self, word, more, body=None, method="POST", name="pod"):
-        return unwrap(self.on_pod(word, method, more, body=body)[1].json(), name, dict)
+        return unwrap(self.on_pod(word, method, more, body=body)[1].json(), dict, name, "data")
 
     def pod(self, word):
         """Return the pod that a user's word means; by name, the list holds it already."""
