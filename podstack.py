@@ -488,10 +488,7 @@ class YamlError(ValueError):
 
 
 class _YamlMark:
-    """Where an entry stands: `line` and `column` of its key, `last_line`, all from 1.
-
-    line[start:end] is the value on the key's line.
-    """
+    """Where an entry stands, counted from 1; line[start:end]: the value on its key's line."""
 
     def __init__(self, line, column, start):
         self.line, self.column, self.last_line = line, column, line
@@ -682,7 +679,7 @@ class _YamlReader:
             if self.next_in_flow() == ",":
                 self.at += 1
             elif self.line[self.at] != closer:
-                self.fail("expected ',' or '%s'" % closer)
+                self.fail("expected ',' or '%s' (text that holds '?' needs quotes)" % closer)
         self.at += 1
         self.brackets = outer
         return value
