@@ -2710,8 +2710,8 @@ class AuthServer:
         """Return the answer to a grant (RFC 6749 §5); raises OAuthError, Unreachable."""
         answer = self.post("token", **fields)
         for name in ("access_token", "refresh_token"):
-            token = self.http.app.guard(answer.get(name))
-            answer[name] = token if is_token(token) else None
+            token = answer.get(name)
+            answer[name] = self.http.app.guard(token) if is_token(token) else None
         if not answer["access_token"]:
             raise Unreachable("The authorization server's answer holds no token")
         if str(answer.get("token_type", "bearer")).lower() != "bearer":
@@ -3058,8 +3058,8 @@ def sign_in_by_device(app, server, complete):
 def server_of_login(http, login, endpoint, **limits):
     """Return the AuthServer that a login came from: another must not collect refresh tokens."""
     server = discover(http, endpoint, login.client_id or DEFAULT_CLIENT_ID, **limits)
-    named = server.issuer if server else "none"
-    if named != login.issuer:
+    if server is None or server.issuer != login.issuer:
+        named = server.issuer if server else "none"
         message = "%s now names another authorization server: %s" % (endpoint, named)
         raise AuthError(message, "Sign in again: podstack auth login")
     return server

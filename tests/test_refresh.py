@@ -258,6 +258,13 @@ def test_where_the_issuer_changed_nothing_is_sent(api, cli, config, change):
     assert config.read_bytes() == before
 
 
+def test_no_issuer_is_not_the_issuer_of_that_name(api, cli, config):
+    sign_in(api, config, left=-5, issuer="none")
+    api.oauth = False
+    done = cli("auth", "whoami", code=4)
+    assert done.error == "Error: %s now names another authorization server: none" % api.url
+
+
 # -- what ends a login, and what does not
 
 TROUBLE = [
