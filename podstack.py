@@ -5195,8 +5195,7 @@ def prepare(cx):
     app, options = cx.app, cx.options
     app.quiet, app.assume_yes = options.quiet, options.yes
     plain = options.no_color or app.env("NO_COLOR") or app.env("PODSTACK_NO_COLOR")
-    dumb = app.env("TERM") == "dumb" or (app.is_windows and not app.env("WT_SESSION"))
-    if plain or dumb or not app.is_terminal(app.stderr):
+    if plain or not app.redraws or (app.is_windows and not app.env("WT_SESSION")):
         return
     try:
         app.color = cx.settings.get("color")
@@ -5204,9 +5203,8 @@ def prepare(cx):
         app.debug("cannot read cli.color: %s" % error.message)
 
 
-def dispatch(argv, app):
+def dispatch(line, app):
     """Carry out a command line; returns the exit code, raises PodError."""
-    line = Line(argv)
     asked = () if line.lacks_value else dict(line.options)
     if "--version" in asked:
         app.out("podstack %s" % VERSION)
@@ -5384,12 +5382,12 @@ def report(app, error):
 
 def main(argv, app):
     """Run one command line in `app` and return its exit code; nothing escapes."""
-    options = argv[: argv.index("--") if "--" in argv else None]
-    app.debugging = "--debug" in options or bool(app.env("PODSTACK_DEBUG"))
+    line = Line(argv)
+    app.debugging = "--debug" in dict(line.options) or bool(app.env("PODSTACK_DEBUG"))
     try:
         if argv[:1] == ["__complete"]:
             return print_completions(app, argv[1:])
-        code = dispatch(argv, app)
+        code = dispatch(line, app)
         app.flush()
         return code
     except KeyboardInterrupt:
