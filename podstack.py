@@ -2652,8 +2652,6 @@ class OAuthError(AuthError):
         super().__init__("Sign-in failed: %s%s" % (self.error, ": %s" % more if more else ""))
         if self.error == "access_denied":
             self.message, self.hint = "Sign-in was denied", "Run: podstack auth login"
-        if self.error == "expired_token":
-            self.message, self.hint = "The code has expired", "Run: podstack auth login --device"
 
 
 class AuthServer:
@@ -2835,10 +2833,9 @@ def callback_server(login, port):
 
         def show(self, status, title, text):
             self.close_connection = True
-            tick, cross = ("\\2713", "#2e7d5b"), ("\\2717", "#b3452c")
-            fields = {"status": status, "title": title, "text": escape(text)}
-            fields["sign"], fields["color"] = tick if title == SIGNED_IN else cross
-            page = PAGE % dict(fields, nonce=token_urlsafe(16))
+            sign, color = ("\\2713", "#2e7d5b") if title == SIGNED_IN else ("\\2717", "#b3452c")
+            fields = {"status": status, "title": title, "text": escape(text), "sign": sign}
+            page = PAGE % dict(fields, color=color, nonce=token_urlsafe(16))
             self.wfile.write(page.replace("\n", "\r\n").encode("utf-8", "replace"))
             if status == 200:
                 login.shown.set()
@@ -3026,10 +3023,12 @@ def poll_device(app, server, told):
             app.countdown("Waiting for you to enter the code", deadline - app.clock())
             app.sleep(max(0.01, min(0.5, poll_at - app.clock())))
         if app.clock() >= deadline:
-            raise OAuthError({"error": "expired_token"})
+            break
         try:
             return server.tokens(grant_type=grant_type, device_code=told["device_code"])
         except OAuthError as error:
+            if error.error == "expired_token":
+                break
             if error.error == "slow_down":
                 interval += 5
             elif error.error != "authorization_pending":
@@ -3038,6 +3037,7 @@ def poll_device(app, server, told):
             app.debug("poll failed: %s" % error.message)
             # Twice as long each time (RFC 8628 §3.5), up to a minute; never less than we were told.
             interval = max(interval, min(50, interval * 2))
+    raise AuthError("The code has expired", "Run: podstack auth login --device")
 
 
 def sign_in_by_device(app, server, complete):
