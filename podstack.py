@@ -5383,7 +5383,7 @@ def report(app, error):
 def main(argv, app):
     """Run one command line in `app` and return its exit code; nothing escapes."""
     line = Line(argv)
-    app.debugging = "--debug" in dict(line.options) or bool(app.env("PODSTACK_DEBUG"))
+    app.debugging = ("--debug", None) in line.options or bool(app.env("PODSTACK_DEBUG"))
     try:
         if argv[:1] == ["__complete"]:
             return print_completions(app, argv[1:])
