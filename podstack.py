@@ -4252,56 +4252,55 @@ READABLE = SETTABLE + [key for key in PROFILE_KEYS if key not in SETTABLE + TOKE
 KEY = Operand("KEY", "such as defaults.project or profiles.work.project", complete=SETTABLE)
 
 
-class Key:
-    """A dotted key: the `profile` that it names (None: the active one) and its `name`."""
+def read_key(text, accepted):
+    """Return (profile or None for the active one, name, Setting or None) of a dotted key."""
+    profile, name, parts = None, text, text.split(".")
+    if parts[0] == "profiles" and len(parts) > 2:
+        profile, name = parts[1], ".".join(parts[2:])
+        name = ".".join(PROFILE_FIELDS.get(name, (name,)))
+        accepted = [key for key in accepted if key in PROFILE_KEYS]
+    if name in TOKEN_KEYS:
+        hint = "To print it: podstack auth token. To set it: podstack auth login --token -"
+        raise UsageError("The token is neither shown nor set here", hint)
+    if name not in accepted:
+        near = [key for key in accepted if key.endswith("." + name)] + [name]
+        guess = did_you_mean(near[0], accepted)
+        raise UsageError("Unknown key '%s'%s" % (text, guess), "Keys: %s" % ", ".join(accepted))
+    if profile is not None:
+        accept("A profile", profile, read_profile_name)
+    return profile, name, SETTING_KEYS.get(name)
 
-    def __init__(self, text, accepted):
-        self.profile, self.name = None, text
-        parts = text.split(".")
-        if parts[0] == "profiles" and len(parts) > 2:
-            self.profile, self.name = parts[1], ".".join(parts[2:])
-            self.name = ".".join(PROFILE_FIELDS.get(self.name, (self.name,)))
-            accepted = [key for key in accepted if key in PROFILE_KEYS]
-        if self.name in TOKEN_KEYS:
-            hint = "To print it: podstack auth token. To set it: podstack auth login --token -"
-            raise UsageError("The token is neither shown nor set here", hint)
-        if self.name not in accepted:
-            near = [key for key in accepted if key.endswith("." + self.name)] + [self.name]
-            guess = did_you_mean(near[0], accepted)
-            raise UsageError("Unknown key '%s'%s" % (text, guess), "Keys: %s" % ", ".join(accepted))
-        if self.profile is not None:
-            accept("A profile", self.profile, read_profile_name)
-        self.setting = SETTING_KEYS.get(self.name)
 
-    def path(self, config, active):
-        """Return the key path where it stands, or would be written."""
-        if self.name not in PROFILE_KEYS:
-            return tuple(self.name.split("."))
-        return config.profile(self.profile or active).key_of(PROFILE_KEYS[self.name])
+def key_path(config, profile, name):
+    """Return the key path where a key stands, or would be written."""
+    if name not in PROFILE_KEYS:
+        return tuple(name.split("."))
+    return config.profile(profile).key_of(PROFILE_KEYS[name])
 
 
 def set_key(cx, typed, value, told):
     """Set a key, or remove it for None; say that it is `told`, and what still overrides it."""
-    key = Key(typed, SETTABLE)
+    own, name, setting = read_key(typed, SETTABLE)
     if value is not None:
-        accept(typed, value, key.setting.read if key.setting else read_text)
+        accept(typed, value, setting.read if setting else read_text)
     # To choose another profile is what mends one that does not exist.
-    active = None if typed == "profile" else cx.settings.profile().name
+    active = None if name == "profile" else cx.settings.profile().name
+    profile = own or active
     if active is None and value not in (None, DEFAULT_PROFILE):
         cx.config.profile(value, must_exist=True)
 
     def plan(config):
-        name, to_file = key.profile or active, key.name == "auth.storage" and value != "keyring"
-        if to_file and config.profile(name).in_keychain:
-            hint = "Move it: podstack --profile %s auth login --no-keyring" % name
-            raise PodError("The login of profile '%s' is in the keyring" % name, hint)
-        return [(key.path(config, active), value)]
+        to_file = name == "auth.storage" and value != "keyring"
+        if to_file and config.profile(profile).in_keychain:
+            hint = "Move it: podstack --profile %s auth login --no-keyring" % profile
+            raise PodError("The login of profile '%s' is in the keyring" % profile, hint)
+        return [(key_path(config, profile, name), value)]
 
     cx.config.edit(plan)
     cx.app.say(told)
-    for name in key.setting.env if key.setting and not key.profile else ():
-        if cx.app.env(name):
-            cx.app.say("%s is set and overrides it" % name)
+    for variable in setting.env if setting and not own else ():
+        if cx.app.env(variable):
+            cx.app.say("%s is set and overrides it" % variable)
 
 
 def masked(value, name=None):
@@ -4327,13 +4326,14 @@ def config_show(cx, args):
 @KEY
 @Example("podstack config get defaults.project", "the value in effect")
 def config_get(cx, args):
-    key, active = Key(args.key, READABLE), cx.settings.profile().name
-    if key.setting and not key.profile:
-        value, text, _ = cx.settings.find(key.setting.name)
+    own, name, setting = read_key(args.key, READABLE)
+    active = cx.settings.profile().name
+    if setting and not own:
+        value, text, _ = cx.settings.find(setting.name)
     else:
-        value = text = cx.config.text_at(key.path(cx.config, active))
+        value = text = cx.config.text_at(key_path(cx.config, own or active, name))
     if value is None:
-        settable = key.name in SETTABLE
+        settable = name in SETTABLE
         hint = "Set it: podstack config set %s VALUE" % args.key
         raise NotFound("%s is not set" % args.key, hint if settable else "See: podstack auth list")
     print_fixed(cx, value, text if isinstance(text, str) else json_dump(text, indent=None))
