@@ -929,7 +929,7 @@ class App:
         if self.stderr is None:
             return
         self.clear_status()
-        if label and self.color:
+        if label in LABEL_COLORS and self.color:
             label = "\x1b[%sm%s\x1b[0m" % (LABEL_COLORS[label], label)
         try:
             for line in lines:
@@ -948,8 +948,7 @@ class App:
 
     def debug(self, text):
         if self.debugging:
-            for line in redact_names(redact(text, self.secrets)).splitlines():
-                self.complain("debug: " + line)
+            self.complain(*redact_names(redact(text, self.secrets)).splitlines(), label="debug: ")
 
     @property
     def redraws(self):
@@ -1121,7 +1120,6 @@ class App:
         finally:
             if process:
                 process.kill()
-                process.wait()
             if alarm:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             for number, old in before:
