@@ -1244,7 +1244,7 @@ def read_file(path):
     at_once = getattr(os, "O_NONBLOCK", 0)  # a pipe's open would wait for its writer
     try:
         refuse_planted_link(path)
-        with open(path, "rb", opener=lambda name, how: os.open(name, how | at_once)) as stream:
+        with open(path, "rb", opener=lambda at, how: os.open(at, how | at_once)) as stream:
             facts = os.fstat(stream.fileno())
             if not stat.S_ISREG(facts.st_mode):
                 raise ConfigError("Cannot read %s: it is not a regular file" % path)
@@ -1325,10 +1325,11 @@ def write_file(app, path, text, keep=True):
             os.stat(real)  # fails: realpath returns a loop as it is, and replace would overwrite it
         make_directory(os.path.dirname(path))
         try:
-            with open(temporary, "x+b", opener=lambda name, how: os.open(name, how, 0o600)) as file:
+            with open(temporary, "x+b", 0, opener=lambda at, how: os.open(at, how, 0o600)) as file:
                 settle(file.fileno(), real)
-                file.write(data)
-                file.flush()
+                left = memoryview(data)
+                while left:
+                    left = left[file.write(left) :]
                 os.fsync(file.fileno())
                 file.seek(0)
                 if file.read() != data:
