@@ -979,13 +979,8 @@ class App:
     # -- asking
 
     @staticmethod
-    def is_terminal(stream):
-        return stream is not None and stream.isatty()
-
-    @property
-    def is_interactive(self):
-        """Tell whether somebody is there to read a question and answer it."""
-        return self.is_terminal(self.stdin) and self.is_terminal(self.stderr)
+    def is_terminal(*streams):
+        return all(stream is not None and stream.isatty() for stream in streams)
 
     def columns(self, stream):
         """Return the width of the terminal that `stream` is; 0 where it is none."""
@@ -998,7 +993,7 @@ class App:
         """Return when the user agrees; raises UsageError without a terminal to ask on."""
         if self.assume_yes:
             return
-        if not self.is_interactive:
+        if not self.is_terminal(self.stdin, self.stderr):
             raise UsageError(question + " There is no terminal to ask on", "Add: " + flag)
         self.stderr.write(printable(question) + " [y/N] ")
         self.stderr.flush()
@@ -1556,11 +1551,9 @@ class Config:
         """Return whatever stands at a key path, or None."""
         value = self.data
         for depth, key in enumerate(keys):
-            if value is None:
-                return None
-            if not isinstance(value, dict):
+            if not isinstance(value, (dict, type(None))):
                 raise self.error(keys[:depth], "must hold keys and values")
-            value = value.get(key)
+            value = (value or {}).get(key)
         return value
 
     def text_at(self, keys):
@@ -2772,7 +2765,7 @@ def surroundings(app, exists=os.path.exists):
     """Return the names of what is so here and decides how to sign in."""
     named = app.env("container") or app.env("KUBERNETES_SERVICE_HOST")
     facts = {
-        "terminal": app.is_interactive,
+        "terminal": app.is_terminal(app.stdin, app.stderr),
         "browser_variable": app.env("BROWSER"),
         "ssh": app.env("SSH_CONNECTION") or app.env("SSH_TTY"),
         "container": named or exists("/.dockerenv") or exists("/run/.containerenv"),
