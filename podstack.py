@@ -3309,9 +3309,6 @@ class Api:
         token = user.get("token")
         return user, token if isinstance(token, dict) else {}
 
-    def token(self):
-        return self.object("token", "GET", "/auth/token")
-
     def pod_by_name(self, name):
         """Return the one pod with exactly this name; raises PodError for none and for several."""
         pages = self.pages("pods", "/pods", [("name", name)])  # which some services ignore
@@ -3989,7 +3986,7 @@ CREATED = ("Created", lambda row: format_date(row.get("created_at")))
 @command("auth token-info", "Show the token's type, name, scopes, age and expiry.")
 @Example("podstack auth token-info", "type, scopes, expiry; never the token")
 def auth_token_info(cx, args):
-    token, credential = cx.api.token(), cx.api.credential
+    token, credential = cx.api.object("token", "GET", "/auth/token"), cx.api.credential
     prefix = token.get("prefix")
     masked_token = ("Token", "%s****" % prefix if prefix else mask(credential.token))
     names = [text for _, text in flat_fields(token.get("scopes"))]
@@ -4179,7 +4176,8 @@ def check_endpoint(cx):
 
 
 def check_credential(cx):
-    token, credential, profile = cx.api.token(), cx.api.credential, cx.settings.profile()
+    token, profile = cx.api.object("token", "GET", "/auth/token"), cx.settings.profile()
+    credential = cx.api.credential
     origin = credential.origin.replace("Token from ", "from ")
     created = format_date(token.get("created_at"))
     expires = expiry_words(token.get("expires_at"), cx.app.now())
@@ -4215,8 +4213,7 @@ def examine(cx):
         opened = passes("keyring", check_keychain)
         readable = readable or opened or not cx.settings.profile().in_keychain
     if usable or from_environment:
-        fix = "Correct the endpoint's address"
-        if passes("network", check_endpoint, fix=fix) and readable:
+        if passes("network", check_endpoint, fix="Correct the endpoint's address") and readable:
             passes("token", check_credential)
     return [dict(zip(("check", "status", "detail", "fix"), row + (None,))) for row in rows]
 

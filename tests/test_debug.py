@@ -268,7 +268,6 @@ def test_a_traceback_follows_the_message_and_holds_no_secret(cli, monkeypatch):
 
     monkeypatch.setattr(podstack.Api, "whoami", broken)
     env = {"PODSTACK_API_TOKEN": OPAQUE, "PODSTACK_API_ENDPOINT": "http://127.0.0.1:9"}
-    monkeypatch.setattr(podstack.Api, "token", broken)
 
     def handler(cx, args):
         podstack.find_credential(cx.settings)
