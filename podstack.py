@@ -2156,38 +2156,46 @@ def seconds_left(deadline):
     return left
 
 
-def within(deadline, act, *words):
+def within(deadline, sock, act, *words):
     """Return what `act(*words)` does, in a thread of its own; raises TimeoutError at `deadline`.
 
     A look-up has no time limit, nor does Ctrl-C end it; and a socket's limit begins anew with each
-    byte that drips in.
+    byte that drips in. Where the wait is given up, nothing more goes over `sock`.
     """
+    import socket
     import threading
+    from contextlib import suppress
 
-    outcome, ended = [], threading.Event()
+    done, failed, ended = [], [], threading.Event()
 
     def work():
         try:
-            outcome.append((act(*words), None))
+            done.append(act(*words))
         except Exception as error:
-            outcome.append((None, error))
+            failed.append(error)
         ended.set()
 
+    if sock:
+        sock.settimeout(seconds_left(deadline))
     threading.Thread(target=work, daemon=True).start()
-    if not ended.wait(seconds_left(deadline)):
-        raise TimeoutError("timed out")
-    value, error = outcome[0]
-    if error:
-        raise error
-    return value
+    try:
+        while not ended.wait(min(0.5, seconds_left(deadline))):  # Windows: no Ctrl-C ends a wait
+            pass
+    finally:
+        if sock and not ended.is_set():
+            with suppress(OSError):  # SSLSocket's own shutdown would let it go on in the clear
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+    if failed:
+        raise failed.pop()
+    return done.pop()
 
 
 def over(sock):
     """Return an HTTPConnection over a connected socket."""
     from http.client import HTTPConnection
 
-    connection = HTTPConnection("podstack")  # a name that is never looked up
-    connection.sock = sock
+    connection = HTTPConnection("podstack")
+    connection.sock, connection.auto_open = sock, 0  # so that it never looks up that name
     return connection
 
 
@@ -2213,6 +2221,7 @@ def read_pieces(response):
 
     # Before 3.12 read1 does not count down a length, and would wait for more than there is.
     read = response.read1 if response.length is None else response.read
+    response.chunked = response.chunked and response.length is None  # a 204 may say it of nothing
     is_whole = False
     try:
         yield from iter(lambda: read(MAX_LINE_BYTES), b"")
@@ -2289,7 +2298,7 @@ def dial(host, port, deadline):
     addresses, failure = [b"127.0.0.1", b"::1"], None
     if host != "localhost":  # which is never asked of a name server (RFC 6761 §6.3)
         query = (host.encode("ascii"), port, 0, socket.SOCK_STREAM)  # text loads the idna codec
-        found = within(deadline, socket.getaddrinfo, *query)
+        found = within(deadline, None, socket.getaddrinfo, *query)
         addresses = [entry[4][0].encode("ascii") for entry in found]
     for place, address in enumerate(addresses, 1):
         left = seconds_left(deadline)
@@ -2402,7 +2411,7 @@ def failure_of(error, seconds):
     if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         return TransportFailure("it closed the connection during the TLS handshake")
     if not isinstance(error, (ssl.SSLError, ssl.CertificateError)):
-        return TransportFailure(str(error.strerror or error).lower())
+        return TransportFailure(str(getattr(error, "strerror", None) or error).lower())
     name = getattr(error, "reason", None) or ""
     code = getattr(error, "verify_code", name)
     if not isinstance(error, ssl.SSLError):  # match_hostname of 3.6
@@ -2441,8 +2450,6 @@ class Http:
         """Return a connected (and for https verified) socket; raises OSError."""
         if url.scheme == "http":
             return dial(url.host, url.port, deadline)
-        import ssl
-
         proxy, bundles = self.proxy_for(url), [self.ca_bundle]
         if not self.ca_bundle and has_hashed_certificates(HASHED_CA_DIRECTORY):
             bundles.insert(0, HASHED_CA_DIRECTORY)  # parsing all that the system trusts costs 40 ms
@@ -2451,12 +2458,12 @@ class Http:
         for bundle in bundles:  # before the second is tried nothing was sent but a handshake
             context = self.context or tls_context(bundle)
             sock = self.tunnel(proxy, url, deadline)
-            sock.settimeout(seconds_left(deadline))
             try:
-                secured = within(deadline, context.wrap_socket, sock, False, True, True, name)
+                secured = context.wrap_socket(sock, False, False, server_hostname=name)
+                within(deadline, secured, secured.do_handshake)
                 self.context = context
                 return secured
-            except (OSError, ssl.CertificateError) as error:
+            except (OSError, ValueError) as error:  # the latter of a name that none can have
                 failure = failure_of(error, self.timeout)
                 if failure.hint != CA_HINT:
                     break
@@ -2502,7 +2509,7 @@ class Http:
             headers["Proxy-Authorization"] = "Basic " + password
         try:
             sock = dial(host, port, deadline)
-            response = within(deadline, ask, over(sock), "CONNECT", target, None, headers)
+            response = within(deadline, sock, ask, over(sock), "CONNECT", target, None, headers)
             if not 200 <= response.status < 300:
                 told = ("HTTP %d %s" % (response.status, response.reason)).rstrip()
                 raise TransportFailure("it refused (%s)" % told, final=response.status < 500)
@@ -2546,17 +2553,13 @@ class Http:
 
     def attempt(self, method, url, headers, body, deadline, silence):
         """Try once; raises OSError, whose `sent` is true where the request may have arrived."""
-        import select
-
         headers = request_headers(self.app, url, headers)
         debug_message(self.app, ">", "%s %s" % (method, url), headers, body)
         request = (method, url.target, body, headers)
         # A kept-alive connection may have been closed meanwhile: for all but GET it would be in
-        # doubt whether anything was carried out. What came unasked would answer no request
-        # (RFC 9112 §9.2).
-        kept = self.idle.get(url.origin) if method == "GET" else None
-        connection = kept.pop() if kept else None
-        if connection and not select.select([connection.sock], [], [], 0)[0]:
+        # doubt whether anything was carried out.
+        connection = self.kept_alive(url) if method == "GET" else None
+        if connection:
             try:
                 return self.exchange(connection, request, url, deadline, silence)
             except OSError as error:
@@ -2564,25 +2567,30 @@ class Http:
         connection = over(self.connect(url, deadline))
         return self.exchange(connection, request, url, deadline, silence)
 
+    def kept_alive(self, url):
+        """Return a connection that waits for another request, or None."""
+        try:
+            connection = self.idle[url.origin].pop()
+            connection.sock.settimeout(0)
+            connection.sock.recv(1)  # what comes unasked answers no request (RFC 9112 §9.2)
+        except (KeyError, IndexError):
+            pass
+        except OSError:  # nothing came
+            return connection
+        return None
+
     def exchange(self, connection, request, url, deadline, silence):
         """Return the Answer to a request over a connection; raises OSError."""
-        import socket
-
         started, sock = time.monotonic(), connection.sock
 
         def converse():
-            sock.settimeout(seconds_left(deadline))
             response = ask(connection, *request)
             is_stream = silence and response.status == 200
             return response, None if is_stream else read_body(response)
 
         try:
-            response, body = within(deadline, converse)
+            response, body = within(deadline, sock, converse)
         except OSError as error:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)  # ends the thread, too: close would wait for it
-            except OSError:
-                pass
             error.sent = True
             raise
         headers = {name.lower(): value for name, value in response.getheaders()}

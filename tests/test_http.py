@@ -657,6 +657,15 @@ def test_every_python_reads_them_alike(podstack_process, name):
         assert result.error == UNREACHABLE + "its answer is larger than 10 MB"
 
 
+def test_a_204_has_no_body_whatever_it_says(api, cli):
+    """RFC 9112 section 6.3; some servers say `chunked` and send none."""
+    answer = b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with Wire(answer) as server:
+        env = {"PODSTACK_API_ENDPOINT": server.url}
+        cli("api", "/x", "-X", "DELETE", env=env)
+        assert len(server.requests) == 1
+
+
 # -- redirects
 
 

@@ -7,11 +7,12 @@ can reach it.
 import base64
 import shutil
 import socket
+import sys
 import threading
 import time
 
 import pytest
-from conftest import USER
+from conftest import PYTHONS, USER
 from wire import Authority, Wire, reply, server_context
 
 import podstack
@@ -275,9 +276,9 @@ def test_a_proxy_that_is_not_there_is_named(cli):
 def test_a_slow_proxy_ends_with_the_time_limit(cli, piece):
     def answer(connection):
         connection.request()
-        while not connection.closing.is_set():
-            connection.drip(piece or b"", 0.02)
-            connection.closing.wait(0.02)
+        while piece and not connection.closing.is_set():
+            connection.drip(piece, 0.02)
+        connection.more()
 
     with Wire(answer) as proxy:
         env = {"HTTPS_PROXY": "127.0.0.1:%d" % proxy.port, "PODSTACK_TIMEOUT": "0.3"}
@@ -285,6 +286,34 @@ def test_a_slow_proxy_ends_with_the_time_limit(cli, piece):
         result = cli("auth", "whoami", env=env, code=7)
         assert time.monotonic() - began < 3
         assert result.err == told(proxy, "no answer within 0.3 s")
+        proxy.settle()
+
+
+def test_a_proxy_with_several_addresses_may_take_its_time(far, cli, monkeypatch):
+    """Each of them but the last gets a short time for the connection; the answer, the whole."""
+    monkeypatch.setattr(podstack, "CONNECT_SECONDS", 0.2)
+
+    def answer(connection):
+        connection.request()
+        connection.closing.wait(0.8)
+        connection.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        splice(connection.sock, far.port)
+
+    with Wire(answer) as proxy:
+        env = {"HTTPS_PROXY": "localhost:%d" % proxy.port}
+        assert cli("auth", "whoami", env=env).out == "user@example.com\n"
+        assert len(proxy.connections) == 1
+
+
+@pytest.mark.parametrize("host", [".x", "a..b", "x" * 70])
+def test_a_name_that_no_certificate_can_have_is_an_error_like_others(proxy, podstack_process, host):
+    for python in {PYTHONS.get("3.6.15", sys.executable), sys.executable}:
+        env = {
+            "HTTPS_PROXY": "127.0.0.1:%d" % proxy.port,
+            "PODSTACK_API_ENDPOINT": "https://" + host,
+        }
+        result = podstack_process("auth", "whoami", python=python, env=env, code=7)
+        assert result.error.startswith("Error: Cannot reach %s: " % host)
 
 
 def test_a_creating_post_that_the_proxy_refused_created_nothing(cli):

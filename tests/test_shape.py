@@ -22,7 +22,7 @@ IMPORTS = {
     "files": {"errno", "fcntl", "msvcrt", "signal"},
     "secrets": {"base64", "hashlib", "json", "shlex", "zlib"},
     "http": {
-        "base64", "email.utils", "http.client", "ipaddress", "json", "select", "socket", "ssl",
+        "base64", "contextlib", "email.utils", "http.client", "ipaddress", "json", "socket", "ssl",
         "threading", "urllib.parse",
     },
     "login": {

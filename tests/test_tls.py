@@ -3,9 +3,11 @@
 The servers speak real TLS, their certificates come from the openssl program.
 """
 
+import io
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -188,6 +190,7 @@ def test_a_handshake_that_drips_ends_with_the_time_limit(cli):
         result = cli("auth", "whoami", code=7, env=env)
         assert time.monotonic() - began < 3
         assert result.err == error_lines("no answer within 0.3 s", DOCTOR)
+        server.settle()
 
 
 def test_ctrl_c_ends_a_handshake_at_once():
@@ -224,6 +227,76 @@ def test_an_answer_that_drips_in_TLS_ends_with_the_time_limit(authority, cli):
         }
         result = cli("auth", "whoami", code=7, env=env)
         assert result.err == error_lines("no answer within 0.5 s", DOCTOR)
+
+
+def test_what_is_given_up_never_goes_out_in_the_clear(authority, cli, monkeypatch):
+    """The request is about to be sent as its time ends, and is sent before the connection ends."""
+    send, shutdown = ssl.SSLSocket.sendall, socket.socket.shutdown
+    over, sent = threading.Event(), threading.Event()
+
+    def send_late(sock, data, *flags):
+        over.wait(20)
+        try:
+            send(sock, data, *flags)
+        finally:
+            sent.set()
+
+    def shut_down_slowly(sock, how):
+        over.set()
+        sent.wait(20)
+        shutdown(sock, how)
+
+    def tap(connection):
+        with socket.create_connection(("127.0.0.1", server.port)) as other:
+            back = threading.Thread(target=pump, args=(other, connection.sock), daemon=True)
+            back.start()
+            for data in iter(connection.more, b""):
+                other.sendall(data)
+        back.join(10)
+
+    with Wire(WHOAMI, tls=server_context(*authority.chains["good"])) as server, Wire(tap) as tapped:
+        monkeypatch.setattr(ssl.SSLSocket, "sendall", send_late)
+        monkeypatch.setattr(socket.socket, "shutdown", shut_down_slowly)
+        env = {"PODSTACK_API_ENDPOINT": at_localhost(tapped), "PODSTACK_TIMEOUT": "1"}
+        env["PODSTACK_CA_BUNDLE"] = authority.pem
+        result = cli("auth", "whoami", code=7, env=env)
+        assert result.err == error_lines("no answer within 1 s", DOCTOR)
+        assert sent.is_set()
+        tapped.settle()
+        assert tapped.received and USER.encode() not in tapped.received
+
+
+def pump(source, sink):
+    try:
+        for data in iter(lambda: source.recv(65536), b""):
+            sink.sendall(data)
+    except OSError:
+        pass  # one side has gone
+
+
+def test_what_comes_unasked_in_one_record_answers_nothing(authority):
+    """Decrypted, but in nobody's buffer yet, it is not seen on the socket."""
+    asked, unasked = reply(200, b"asked"), reply(200, b"unasked")
+    filler = b"x" * (io.DEFAULT_BUFFER_SIZE - len(asked))
+
+    def answer(connection):
+        while connection.request():
+            connection.send(asked + filler + unasked)
+
+    with Wire(answer, tls=server_context(*authority.chains["good"])) as server:
+        app = podstack.App(None, None, None, {})
+        client = podstack.Http(app, ca_bundle=authority.pem)
+        for _ in range(3):
+            assert client.request("GET", podstack.parse_url(server.url)).body == b"asked"
+
+
+def test_a_connection_in_TLS_is_used_again(authority):
+    with Wire(WHOAMI, tls=server_context(*authority.chains["good"])) as server:
+        app = podstack.App(None, None, None, {})
+        client = podstack.Http(app, ca_bundle=authority.pem)
+        for _ in range(3):
+            assert client.request("GET", podstack.parse_url(server.url)).status == 200
+        assert (len(server.requests), len(server.connections)) == (3, 1)
 
 
 # -- what is trusted
