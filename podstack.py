@@ -4220,9 +4220,9 @@ def examine(cx):
             passes(name, check_value, name, fix="Correct it where it is set")
         opened = passes("keyring", check_keychain)
         readable = readable or opened or not cx.settings.profile().in_keychain
-    if usable or from_environment:
-        if passes("network", check_endpoint, fix="Correct the endpoint's address") and readable:
-            passes("token", check_credential)
+    fix = "Correct the endpoint's address"
+    if (usable or from_environment) and passes("network", check_endpoint, fix=fix) and readable:
+        passes("token", check_credential)
     return [dict(zip(("check", "status", "detail", "fix"), row + (None,))) for row in rows]
 
 
