@@ -1816,7 +1816,7 @@ class MacKeychain:
         if code == 44:
             return None
         if code or (stdin and err.strip()):
-            problem = SECURITY_ERRORS.get(code, "security ended with code %d" % code)
+            problem = SECURITY_ERRORS.get(code, "security ended with code %d" % (code or 1))
             raise keychain_error(problem, "Unlock it: security unlock-keychain")
         return out.decode("utf-8", "replace").rstrip("\n")
 

@@ -913,6 +913,12 @@ def test_what_is_not_stored_whole_is_an_error_and_the_old_login_stays(
     assert cli("auth", "whoami").out == "other@example.com\n"
 
 
+def test_what_proves_the_keyring_is_as_long_as_a_login(api, cli, config, machine, tmp_path):
+    stub(machine, api, config, 'case "$1" in store) wc -c >"%s/size"; exit 1;; esac' % tmp_path)
+    login(cli, "--use-keyring", code=1)
+    assert int((tmp_path / "size").read_text()) == 2048
+
+
 def test_a_delete_that_did_nothing_keeps_the_record(api, cli, config, machine):
     stub(machine, api, config, 'case "$1" in search) echo "secret = x";; esac')
     before = config.read_bytes()

@@ -326,6 +326,17 @@ def test_an_update_that_is_refused_is_no_success(api, cli, config, mac):
     assert (config.read_bytes(), mac.items) == before
 
 
+def test_a_word_on_stderr_is_a_failure_whatever_the_exit_code(api, cli, config, mac):
+    with open(mac.program) as stream:
+        lines = stream.read().splitlines(True)
+    words = '[ "$1" != -i ] || echo "add-generic-password: returned 5" >&2\n'
+    with open(mac.program, "w") as stream:
+        stream.writelines(lines[:1] + [words] + lines[1:])
+    done = login(cli, code=1)
+    assert done.error == "Error: Cannot use the keyring: security ended with code 1"
+    assert not config.exists()
+
+
 def test_a_store_that_reads_back_otherwise_keeps_the_old_login(api, cli, config, mac):
     login(cli, "--no-keyring", token=OTHER)
     before = config.read_bytes()

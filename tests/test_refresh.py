@@ -356,6 +356,13 @@ def test_a_login_that_another_process_ended_meanwhile_is_none(api, cli, config):
     assert bearers(api) == [] and config.read_text() == text
 
 
+def test_a_login_that_ended_before_it_could_be_renewed_is_none(api, cli, config):
+    sign_in(api, config, left=-5)
+    api.report = lambda call: config.write_text("cli:\n  color: no\n")  # during the discovery
+    assert cli("auth", "whoami", code=4).error == "Error: Not authenticated"
+    assert grants(api) == bearers(api) == []
+
+
 # -- the commands about the token itself
 
 
@@ -505,6 +512,16 @@ def test_a_token_that_still_serves_does_not_wait_for_the_lock(api, cli, config):
     assert time.monotonic() - started < 5
     lock.release()
     assert bearers(api) == [old["token"]] and grants(api) == []
+
+
+def test_a_save_after_that_waits_for_the_lock_again(api, cli, config):
+    sign_in(api, config, left=40)
+    lock = HeldLock(config)
+    again = threading.Timer(1, lock.release)
+    api.report = lambda call: call.path == "/v1/projects" and again.start()
+    cli("project", "use", "my-project")
+    again.join()
+    assert "project: my-project\n" in config.read_text() and api.refreshes == 0
 
 
 def test_who_waits_for_the_lock_takes_what_it_finds(api, config):
