@@ -114,6 +114,7 @@ ACCEPTED = [
         {"a": "b # c\n d: e\n\n\tf\n", "g": "h"},
     ),
     ("literal without line break", "a: |- # c\n\n  b\n\n\nd: e\n", {"a": "\nb", "d": "e"}),
+    ("literal that ends in spaces", "a: |-\n  b  \nc: d\n", {"a": "b  ", "c": "d"}),
     ("literal in a list", "- |\n a\n- - |\n   b\n", ["a\n", ["b\n"]]),
     ("32 nested mappings", DEEP_MAPPINGS, DEEP_VALUE),
     ("key of 1024 characters", "k" * 1024 + ": 1\n", {"k" * 1024: "1"}),
@@ -305,6 +306,7 @@ REFUSED = [
         4,
         LITERAL,
     ),
+    ("literal with a line of one space", "a: |\n b\n \nc: 1\n", 1, 4, LITERAL),
     (
         "literal, less indented line",
         "a: |\n    b\n  c\n",
@@ -495,8 +497,8 @@ DUMPED = [
     ("plain words", ["a.b-c/d@e+f_9", "_x", "Nope"], "- a.b-c/d@e+f_9\n- _x\n- Nope\n"),
     (
         "words with a meaning",
-        ["null", "True", "NO", "y", "N", "off"],
-        '- "null"\n- "True"\n- "NO"\n- "y"\n- "N"\n- "off"\n',
+        ["null", "True", "False", "yes", "NO", "y", "N", "on", "off"],
+        '- "null"\n- "True"\n- "False"\n- "yes"\n- "NO"\n- "y"\n- "N"\n- "on"\n- "off"\n',
     ),
     (
         "marks with a meaning",
