@@ -1075,7 +1075,7 @@ class App:
         """Run a program on our own streams and return its exit code (128 + signal when killed).
 
         Ctrl-C and a request to end (on Windows told by the console) are its to answer, not ours;
-        so is our stdin where `typed` is true. With `streams` ours is `work(process)` meanwhile.
+        so is our stdin where `typed` is true. All that is ours where we `work(process)` meanwhile.
         """
         import signal
         from subprocess import DEVNULL, TimeoutExpired
@@ -1092,7 +1092,8 @@ class App:
 
         # Handlers, not SIG_IGN: exec resets them, so that the program does not ignore what we do.
         # What nohup or a shell's & has made us ignore stays so for both.
-        for number in (alarm, signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)):
+        ends = () if work else (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None))
+        for number in (alarm, *ends):
             if number and signal.getsignal(number) != signal.SIG_IGN:
                 before.append((number, signal.signal(number, pass_on)))
         try:
@@ -1139,10 +1140,7 @@ class App:
             relay.join(2)  # what it started may keep its stderr open
 
         streams = (PIPE if feed else DEVNULL, PIPE if drain else DEVNULL, PIPE)
-        code = self.hand_over(argv, streams=streams, work=work)
-        if code in (129, 130, 143):  # hung up, interrupted or asked to end
-            raise KeyboardInterrupt
-        return code
+        return self.hand_over(argv, streams=streams, work=work)
 
     def browser_command(self):
         """Return the argv that opens a page here (`%s` is the address), or None."""
