@@ -744,6 +744,15 @@ def test_set_profile_takes_one_that_exists(cli, config):
     assert cli("config", "get-profile").out == "default\n"
 
 
+@pytest.mark.parametrize("choice", ["gone", '"a b"'])
+@pytest.mark.parametrize("words", ["set-profile work", "set profile work", "unset profile"])
+def test_a_choice_that_no_longer_serves_is_mended(cli, config, choice, words):
+    write(config, "profiles:\n  default: {}\n  work: {}\nprofile: %s\n" % choice)
+    cli("config", *words.split())
+    chosen = "default" if "unset" in words else "work"
+    assert cli("config", "get-profile").out == chosen + "\n"
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -955,6 +964,10 @@ def test_a_setting_that_a_variable_overrides_is_stored_and_said(cli, config):
     assert cli("config", "get", "defaults.output").out == "wide\n"
     done = cli("config", "set", "profiles.work.project", "p", env={"PODSTACK_PROJECT": "x"})
     assert done.err == "profiles.work.project set to p in %s\n" % config
+    done = cli("config", "unset", "defaults.output", env=env)
+    assert done.err == (
+        "defaults.output removed from %s\nPODSTACK_OUTPUT is set and overrides it\n" % config
+    )
 
 
 def test_the_project_in_effect_is_sent(cli, api, config):
