@@ -605,6 +605,20 @@ def test_an_interrupt_that_a_copys_read_has_missed_ends_it_too():
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.parametrize("words", [("ci-pod:x", "got"), ("tree", "ci-pod:x")])
+def test_ctrl_c_ends_a_copy_whatever_still_holds_its_pipes(
+    deaf_ssh, home, terminal, tmp_path, words
+):
+    (tmp_path / "ssh").write_text("#!/bin/sh\ntrap '' INT TERM\necho ready >&2\nsleep 60\n")
+    (home / "tree").mkdir()
+    (home / "tree" / "big").write_bytes(bytes(3000000))
+    screen = terminal("pod", "cp", *words)
+    screen.expect("ready")
+    screen.type("\x03")
+    assert screen.end() == 130
+    assert os.listdir(str(home)) == ["tree"]
+
+
 def slow_tar(pod, tmp_path, pipeline):
     """Give the pod a tar whose stream stops half-way: `reached` is there then, `go` lets it on."""
     reached, go, programs = tmp_path / "reached", tmp_path / "go", tmp_path / "podbin"
