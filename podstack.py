@@ -67,6 +67,7 @@ EXIT_CODES = (
     (130, "interrupted"),
 )
 DOCTOR_HINT = "Find out why: podstack auth doctor"
+USE_TOKEN = "Use: podstack auth login --token - (or set PODSTACK_API_TOKEN)"
 NEW_TOKEN = "Generate a new token from the dashboard (%s)" % DASHBOARD_TOKENS
 
 
@@ -445,7 +446,7 @@ def safe_url(text, what, loopback=False):
             raise ValueError("it is not https")
         return url
     except ValueError as error:
-        raise PodError("The server's %s cannot be used: %s" % (what, error))
+        raise PodError("The server's %s cannot be used: %s" % (what, error), USE_TOKEN)
 
 
 def read_endpoint(text):
@@ -1112,7 +1113,9 @@ class App:
             caught.append(signal.SIGTERM)
             process.terminate()  # not kill: ssh has the terminal's modes to restore
             process.wait()
-            raise PodError("The command has not ended within %g s" % timeout)
+            raise PodError(
+                "The command has not ended within %g s" % timeout, "Give it longer: --timeout S"
+            )
         finally:
             if process:
                 process.kill()
@@ -1698,6 +1701,7 @@ class Settings:
 # environment, a program, or a login. A secret goes through stdin, never through arguments; nothing
 # falls back from the keychain to plain text, and a token goes only to the endpoint it is kept for.
 
+COMMAND_HINT = "Correct it: podstack config set auth.token_command COMMAND"
 NO_KEYRING = "Or keep the token in the config file: podstack auth login --no-keyring"
 UNLOCK = 'read -rs P; printf %s "$P" | gnome-keyring-daemon --replace --unlock'
 SECRET_TOOL_ERRORS = (
@@ -2004,7 +2008,8 @@ def command_words(app, profile):
         raise profile.config.error(profile.key_of("token_command"), "is not a command")
     program = argv[0] if os.path.isabs(argv[0]) else app.which(argv[0])
     if program is None:
-        raise AuthError("token_command of profile '%s': %s not found" % (profile.name, argv[0]))
+        problem = "token_command of profile '%s': %s not found" % (profile.name, argv[0])
+        raise AuthError(problem, COMMAND_HINT)
     return [program] + argv[1:]
 
 
@@ -2027,7 +2032,7 @@ def command_credential(settings, profile):
     if profile.config.has_modes:
         check_command_file(profile.config.path)
     if app.env("PODSTACK_TOKEN_COMMAND"):
-        raise AuthError("%s calls podstack itself" % what)
+        raise AuthError("%s calls podstack itself" % what, COMMAND_HINT)
     argv = command_words(app, profile)
     named = "%s (%s)" % (what, argv[0])
     environ = {"PODSTACK_PROFILE": profile.name, "PODSTACK_TOKEN_COMMAND": "1"}
@@ -2035,9 +2040,9 @@ def command_credential(settings, profile):
     try:
         code, out, _ = app.run(argv, env=environ, inherit=True)
     except OSError as error:
-        raise AuthError("%s failed: %s" % (named, error.strerror or error))
+        raise AuthError("%s failed: %s" % (named, error.strerror or error), COMMAND_HINT)
     if code:
-        raise AuthError("%s failed with exit code %d" % (named, code))
+        raise AuthError("%s failed with exit code %d" % (named, code), COMMAND_HINT)
     text = out.decode("utf-8", "replace")
     alone = {"token": text.rstrip("\r\n")}
     try:
@@ -2046,7 +2051,7 @@ def command_credential(settings, profile):
         answer = {}
     token, expires = app.guard(answer.get("token")), answer.get("expires_at")
     if not is_token(token):
-        raise AuthError("%s did not print one token" % named)
+        raise AuthError("%s did not print one token" % named, COMMAND_HINT)
     origin = "Token from " + what
     return Credential(token=token, expires=expires, kind="command", origin=origin, profile=profile)
 
@@ -2647,9 +2652,9 @@ class OAuthError(AuthError):
 
     def __init__(self, answer):
         self.error, more = answer["error"], answer.get("error_description")
-        super().__init__("Sign-in failed: %s%s" % (self.error, ": %s" % more if more else ""))
-        if self.error == "access_denied":
-            self.message, self.hint = "Sign-in was denied", "Run: podstack auth login"
+        message = "Sign-in failed: %s%s" % (self.error, ": %s" % more if more else "")
+        denied = "Sign-in was denied" if self.error == "access_denied" else None
+        super().__init__(denied or message, "Run: podstack auth login")
 
 
 class AuthServer:
@@ -2660,9 +2665,10 @@ class AuthServer:
         self.loopback, self.resource, self.limits = loopback, resource, limits
         named, methods = metadata.get("issuer"), metadata.get("code_challenge_methods_supported")
         if named != issuer:
-            raise PodError("The server's metadata is from issuer %s, not from %s" % (named, issuer))
+            problem = "The server's metadata is from issuer %s, not from %s" % (named, issuer)
+            raise PodError(problem, USE_TOKEN)
         if methods is not None and not (isinstance(methods, list) and "S256" in methods):
-            raise PodError("The authorization server does not support PKCE S256")
+            raise PodError("The authorization server does not support PKCE S256", USE_TOKEN)
         self.endpoints = {}
         for name in ("authorization", "token", "device_authorization", "revocation"):
             address, what = metadata.get(name + "_endpoint"), name.replace("_", " ") + " endpoint"
@@ -2673,7 +2679,7 @@ class AuthServer:
     def endpoint(self, name):
         """Return the Url of one of its endpoints; raises PodError."""
         if name not in self.endpoints:
-            raise PodError("The authorization server has no %s endpoint" % name)
+            raise PodError("The authorization server has no %s endpoint" % name, USE_TOKEN)
         return self.endpoints[name]
 
     @property
@@ -2738,7 +2744,8 @@ def discover(http, endpoint, client_id, **limits):
         except ValueError:
             is_ours = False
         if not is_ours:
-            raise PodError("The server's metadata is for %s, not for %s" % (resource, endpoint))
+            problem = "The server's metadata is for %s, not for %s" % (resource, endpoint)
+            raise PodError(problem, USE_TOKEN)
         issuer = servers[0] if isinstance(servers, list) and servers else endpoint
     place = safe_url(issuer, "issuer", url.is_loopback)
     openid = parse_url(str(place).rstrip("/") + "/.well-known/openid-configuration")
@@ -2782,7 +2789,6 @@ def surroundings(app, exists=os.path.exists):
 
 def choose_way(options, server, place):
     """Return the way in: `token`, `prompt`, `device`, `browser`, or `url` (browser elsewhere)."""
-    hint = "Use: podstack auth login --token - (or set PODSTACK_API_TOKEN)"
     has_device = server and "device_authorization" in server.endpoints
     if options.token is not None:
         return "token"
@@ -2795,7 +2801,7 @@ def choose_way(options, server, place):
     if server and (options.browser or "browser_variable" in place):
         return "browser"
     if "terminal" not in place:
-        raise UsageError("There is no terminal to sign in from", hint)
+        raise UsageError("There is no terminal to sign in from", USE_TOKEN)
     if server is None:
         return "prompt"
     if "graphical" in place and place.isdisjoint(("ssh", "container")):
@@ -3408,7 +3414,8 @@ def ssh_to(cx, name, *options):
     before, user, host, after = found.groups() if found else (None, None, None, "0")
     port = before or after or "22"
     if (before and after) or not 0 < int(port) < 65536:
-        raise PodError("The pod's ssh_command is not a plain one: %s" % str(told)[:200])
+        problem = "The pod's ssh_command is not a plain one: %s" % str(told)[:200]
+        raise PodError(problem, "Ask Podstack's support")
     named = ["-o", "User=" + user] if user else []
     return [path, "-p", port] + named + list(options) + ["--", host]
 
@@ -4496,7 +4503,8 @@ def wait_for_state(cx, pod, target, timeout):
             raise PodError("Pod '%s' has failed" % name, "See: podstack pod logs %s" % name)
         left = deadline - time.monotonic()
         if left <= 0:
-            raise PodError("Pod '%s' is still %s after %g s" % (name, state, timeout))
+            problem = "Pod '%s' is still %s after %g s" % (name, state, timeout)
+            raise PodError(problem, "Look again: podstack pod get %s" % name)
         cx.app.sleep(min(pause, left))
         pause = min(pause * 1.5, 10)
         try:
@@ -4624,7 +4632,8 @@ def change_pods(cx, args, act, done, target):
             count(error)
     if failures:
         problem = "%d of %s failed" % (len(failures), plural(len(args.name), "pod"))
-        raise PodError(problem, code=failures[0] if len(set(failures)) == 1 else None)
+        code = failures[0] if len(set(failures)) == 1 else None
+        raise PodError(problem, "See: podstack pod list", code=code)
 
 
 @command("pod start", "Start one or more stopped pods.")
@@ -4803,7 +4812,8 @@ def pod_port_forward(cx, args):
     cx.app.say("Forwarding %s of pod '%s'; Ctrl-C ends it" % (", ".join(shown), args.name))
     code = cx.app.hand_over(words, typed=False)
     if code == 255:
-        raise PodError("The connection to pod '%s' has ended" % args.name)
+        hint = "See how it is: podstack pod get %s" % args.name
+        raise PodError("The connection to pod '%s' has ended" % args.name, hint)
     return code
 
 

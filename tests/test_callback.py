@@ -474,7 +474,7 @@ def test_an_error_of_the_server_is_escaped_on_the_page_and_on_the_terminal(api, 
     assert "&lt;script&gt;alert(&#x27;1&#x27;)&lt;/script&gt;\\x1b[31m\\u202e" in shown.text
     err = one.login.end(4)
     line = "Error: Sign-in failed: server_error: <script>alert('1')</script>\\x1b[31m\\u202e\n"
-    assert err.endswith(line)
+    assert err.endswith(line + "Run: podstack auth login\n")
 
 
 TROUBLE = [

@@ -312,7 +312,10 @@ def test_a_hostile_answer_is_refused_before_it_is_shown(
 ):
     answer_with(api, **{field: value})
     done = device(code=code)
-    assert done.err == error + "\n" + {1: "", 7: "Find out why: podstack auth doctor\n"}[code]
+    use_token = "Use: podstack auth login --token - (or set PODSTACK_API_TOKEN)\n"
+    assert (
+        done.err == error + "\n" + {1: use_token, 7: "Find out why: podstack auth doctor\n"}[code]
+    )
     assert done.out == ""
     assert not api.calls("POST", "/oauth/token")
     assert not config.exists() or "token" not in config.read_text()

@@ -86,16 +86,17 @@ def test_what_fails_is_told_and_the_rest_is_done(api, cli, slept):
         "Pod 'a': running",
         "Pod 'a' is running",
         "Error: 2 of 3 pods failed",
+        "See: podstack pod list",
     ]
     assert statuses(api) == {"a": "running", "b": "running"}
 
 
 def test_failures_of_one_kind_keep_their_exit_code(api, cli):
     done = cli("pod", "stop", "x", "y", code=6)
-    assert done.err.splitlines()[-1] == "Error: 2 of 2 pods failed"
+    assert done.err.endswith("\nError: 2 of 2 pods failed\nSee: podstack pod list\n")
     api.add_pods(1, name="a", status="running")
     done = cli("pod", "delete", "x", "a", "--yes", code=1)  # it is there, but runs
-    assert done.err.splitlines()[-1] == "Error: 2 of 2 pods failed"
+    assert done.err.endswith("\nError: 2 of 2 pods failed\nSee: podstack pod list\n")
 
 
 def test_a_dead_token_stops_at_once(api, cli):

@@ -409,7 +409,7 @@ def test_the_end_at_a_time_limit_is_asked_for_again(deaf_ssh):
     words = ["pod", "exec", "ci-pod", "--timeout", "0.5", "--", "x"]
     with running(*words, stdout=subprocess.PIPE) as process:
         assert process.wait(30) == 1
-        error = b"Error: The command has not ended within 0.5 s\n"
+        error = b"Error: The command has not ended within 0.5 s\nGive it longer: --timeout S\n"
         assert process.stderr.read() == error
 
 
@@ -432,7 +432,9 @@ def test_what_nohup_ignores_stays_ignored(pod):
 def test_a_time_limit(pod, cli, capfd):
     words = ["pod", "exec", "ci-pod", "--timeout", "0.5", "--"]
     done = cli(*words, "sleep", "1000", code=1)
-    assert done.err == "Error: The command has not ended within 0.5 s\n"
+    assert (
+        done.err == "Error: The command has not ended within 0.5 s\nGive it longer: --timeout S\n"
+    )
     cli("pod", "exec", "ci-pod", "--timeout", "60", "--", "true")
 
 
@@ -986,7 +988,8 @@ def test_an_address_that_is_not_plain_is_refused(api, recorder, cli, text):
     api.add_pods(1, name="ci-pod", ssh_command=text)
     done = cli("pod", "ssh", "ci-pod", code=1)
     assert done.err.startswith("Error: The pod's ssh_command is not a plain one: ")
-    assert done.err.count("\n") == 1 and len(done.err) < 2200
+    assert done.err.endswith("\nAsk Podstack's support\n")
+    assert done.err.count("\n") == 2 and len(done.err) < 2200
     assert recorder() is None
     for words in (
         ["exec", "ci-pod", "--", "x"],
@@ -1051,4 +1054,6 @@ def test_a_port_that_is_taken_is_an_error(pod, cli, capfd):
         taken.listen(1)
         forward = "%d:80" % taken.getsockname()[1]
         done = cli("pod", "port-forward", "ci-pod", forward, code=1)
-    assert done.err.endswith("Error: The connection to pod 'ci-pod' has ended\n")
+    assert done.err.endswith(
+        "Error: The connection to pod 'ci-pod' has ended\nSee how it is: podstack pod get ci-pod\n"
+    )
