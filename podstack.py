@@ -2193,19 +2193,12 @@ def within(deadline, sock, act, *words):
     return done.pop()
 
 
-def over(sock):
-    """Return an HTTPConnection over a connected socket."""
-    from http.client import HTTPConnection
+def ask(sock, *request):
+    """Send (method, target, body, headers); return the HTTPResponse, unread; raises OSError."""
+    from http.client import HTTPConnection, HTTPException, RemoteDisconnected
 
     connection = HTTPConnection("podstack")
     connection.sock, connection.auto_open = sock, 0  # so that it never looks up that name
-    return connection
-
-
-def ask(connection, *request):
-    """Send (method, target, body, headers); return the HTTPResponse, unread; raises OSError."""
-    from http.client import HTTPException, RemoteDisconnected
-
     try:
         connection.request(*request)
         response = connection.getresponse()
@@ -2222,16 +2215,19 @@ def read_pieces(response):
     """Yield the pieces of an HTTPResponse's body as they arrive; raises OSError."""
     from http.client import HTTPException
 
-    # Before 3.12 read1 does not count down a length, and would wait for more than there is.
-    read = response.read1 if response.length is None else response.read
-    response.chunked = response.chunked and response.length is None  # a 204 may say it of nothing
-    is_whole = False
+    unknown = float("inf")
+    left = unknown if response.length is None else response.length
+    response.length = None  # before 3.12 read1 does not count it down
     try:
-        yield from iter(lambda: read(MAX_LINE_BYTES), b"")
-        is_whole = not response.length
+        while left:
+            piece = response.read1(min(left, MAX_LINE_BYTES))
+            if not piece:
+                break
+            left -= len(piece)
+            yield piece
     except (HTTPException, ValueError):  # the latter of a chunk below zero, on 3.6
-        pass
-    if not is_whole:
+        left = None
+    if left not in (0, unknown):
         raise TransportFailure("its answer was cut off")
 
 
@@ -2425,6 +2421,14 @@ def failure_of(error, seconds):
     return TransportFailure(reason, final=True, hint=CA_HINT if refused else None)
 
 
+def streamed(response, url, silence):
+    """Yield a long answer as it arrives, within no limit but `silence`; raises Unreachable."""
+    try:
+        yield from read_pieces(response)
+    except OSError as error:
+        raise unreachable(url, failure_of(error, silence))
+
+
 def check_service(answer):
     """Raise Unreachable where the service is failing or limits the rate; returns the answer."""
     if answer.status == 429:
@@ -2512,7 +2516,7 @@ class Http:
             headers["Proxy-Authorization"] = "Basic " + password
         try:
             sock = dial(host, port, deadline)
-            response = within(deadline, sock, ask, over(sock), "CONNECT", target, None, headers)
+            response = within(deadline, sock, ask, sock, "CONNECT", target, None, headers)
             if not 200 <= response.status < 300:
                 told = ("HTTP %d %s" % (response.status, response.reason)).rstrip()
                 raise TransportFailure("it refused (%s)" % told, final=response.status < 500)
@@ -2561,33 +2565,32 @@ class Http:
         request = (method, url.target, body, headers)
         # A kept-alive connection may have been closed meanwhile: for all but GET it would be in
         # doubt whether anything was carried out.
-        connection = self.kept_alive(url) if method == "GET" else None
-        if connection:
+        sock = self.kept_alive(url) if method == "GET" else None
+        if sock:
             try:
-                return self.exchange(connection, request, url, deadline, silence)
+                return self.exchange(sock, request, url, deadline, silence)
             except OSError as error:
                 self.app.debug("kept-alive connection: %s" % error)
-        connection = over(self.connect(url, deadline))
-        return self.exchange(connection, request, url, deadline, silence)
+        return self.exchange(self.connect(url, deadline), request, url, deadline, silence)
 
     def kept_alive(self, url):
         """Return a connection that waits for another request, or None."""
         try:
-            connection = self.idle[url.origin].pop()
-            connection.sock.settimeout(0)
-            connection.sock.recv(1)  # what comes unasked answers no request (RFC 9112 §9.2)
-        except (KeyError, IndexError):
+            sock = self.idle[url.origin].pop()
+            sock.settimeout(0)
+            sock.recv(1)  # what comes unasked answers no request (RFC 9112 §9.2)
+        except LookupError:
             pass
         except OSError:  # nothing came
-            return connection
+            return sock
         return None
 
-    def exchange(self, connection, request, url, deadline, silence):
+    def exchange(self, sock, request, url, deadline, silence):
         """Return the Answer to a request over a connection; raises OSError."""
-        started, sock = time.monotonic(), connection.sock
+        started = time.monotonic()
 
         def converse():
-            response = ask(connection, *request)
+            response = ask(sock, *request)
             is_stream = silence and response.status == 200
             return response, None if is_stream else read_body(response)
 
@@ -2600,22 +2603,13 @@ class Http:
         answer = Answer(response.status, headers, url, body)
         if body is None:
             sock.settimeout(silence)
-            answer.pieces = self.streamed(connection, response, url, silence)
-        elif connection.sock:  # still open
-            self.idle.setdefault(url.origin, []).append(connection)
+            answer.pieces = streamed(response, url, silence)
+        elif not response.will_close:
+            self.idle.setdefault(url.origin, []).append(sock)
         spent, size = (time.monotonic() - started) * 1000, len(body or b"")
         line = "HTTP %d in %.0f ms, %d bytes" % (answer.status, spent, size)
         debug_message(self.app, "<", line, headers, body)
         return answer
-
-    def streamed(self, connection, response, url, silence):
-        """Yield a long answer as it arrives, within no limit but `silence`."""
-        try:
-            yield from read_pieces(response)
-        except OSError as error:
-            raise unreachable(url, failure_of(error, silence))
-        finally:
-            connection.close()
 
 
 # == login: from nothing to a token, and from an old token to a new one ======================

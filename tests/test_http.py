@@ -555,6 +555,25 @@ def test_a_log_that_breaks_off_says_so(ask, coding):
         assert result.err == UNREACHABLE + "its answer was cut off" + DOCTOR
 
 
+@pytest.mark.parametrize("head, piece", [
+    (b"HTTP/1.1 200 OK\r\n\r\n", b"hello\n"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"hello\n"),
+    (CHUNKED, b"6\r\nhello\n\r\n"),
+], ids=["closing", "length", "chunked"])  # fmt: skip
+def test_of_a_log_that_falls_silent_all_that_came_is_shown(head, piece):
+    def answer(connection):
+        connection.request()
+        connection.send(head + piece)
+        connection.more()
+
+    with Wire(answer) as server:
+        client = podstack.Http(podstack.App(None, None, None, {}))
+        answer = client.request("GET", podstack.parse_url(server.url), silence=0.3)
+        assert next(answer.pieces) == b"hello\n"
+        with pytest.raises(podstack.Unreachable, match="no answer within 0.3 s"):
+            next(answer.pieces)
+
+
 # -- answers, read as other clients read them
 
 
