@@ -362,6 +362,7 @@ def test_a_server_that_drips_ends_with_the_time_limit(ask, start, more):
         result = ask(server, code=7, env={"PODSTACK_TIMEOUT": "0.2"})
         assert 0.18 < time.monotonic() - began < 3
         assert result.err == UNREACHABLE + "no answer within 0.2 s" + DOCTOR
+        server.settle()
         assert len(server.requests) == 1
 
 
