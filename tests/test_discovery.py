@@ -169,7 +169,8 @@ def test_a_failing_server_is_no_server_without_login(api, login, place, answer, 
 
 
 def refused(api, done, error, config):
-    assert done.error == "Error: " + error
+    hint = "Use: podstack auth login --token - (or set PODSTACK_API_TOKEN)"
+    assert done.err == "Error: %s\n%s\n" % (error, hint)
     assert "Open this address" not in done.err
     assert done.out == ""
     assert not api.calls("POST")

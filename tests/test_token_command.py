@@ -92,6 +92,7 @@ def test_a_name_is_looked_for_in_the_path_and_nowhere_else(api, cli, profile, pr
     profile("give-token")
     done = cli("auth", "token", code=4)
     assert done.error == "Error: token_command of profile 'default': give-token not found"
+    assert done.err.splitlines()[1] == CORRECT_IT
     assert cli("auth", "token", code=4, env={"PATH": ".:" + os.environ["PATH"]}).out == ""
     assert cli("auth", "token", code=4, env={"PATH": ":" + os.environ["PATH"]}).out == ""
     assert cli("auth", "token", env={"PATH": str(home)}).out == USER + "\n"
@@ -151,6 +152,7 @@ def test_it_may_ask_another_profile_of_podstack_but_not_itself(api, podstack_pro
         assert done.err.splitlines()[0] == (
             "Error: token_command of profile '%s' calls podstack itself" % inner
         )
+        assert done.err.splitlines()[1] == CORRECT_IT
         last = "Error: token_command of profile '%s' (%s) failed with exit code 4"
         assert last % (name, sys.executable) in done.err.splitlines()
 
@@ -180,6 +182,7 @@ def test_one_line_or_an_object_is_a_token(api, cli, profile, tmp_path, printed):
 
 
 SECRET = "psk_dont_print_me"
+CORRECT_IT = "Correct it: podstack config set auth.token_command COMMAND"
 
 
 @pytest.mark.parametrize(
@@ -209,6 +212,7 @@ def test_anything_else_is_an_error_that_never_shows_it(api, cli, profile, tmp_pa
             "Error: token_command of profile 'default' (%s) did not print one token"
             % shutil.which("cat")
         )
+        assert done.err.splitlines()[1] == CORRECT_IT
         assert SECRET not in done.err and "\x1b" not in done.err
     assert api.requests == []
 
@@ -228,6 +232,7 @@ def test_a_command_that_fails_is_named_and_its_output_is_not_shown(
     profile([path])
     done = cli("auth", "whoami", code=4)
     assert done.error == "Error: token_command of profile 'default' (%s) %s" % (path, problem)
+    assert done.err.splitlines()[1] == CORRECT_IT
     assert SECRET not in done.err and api.requests == []
 
 
@@ -251,6 +256,7 @@ def test_a_program_that_cannot_be_started_is_named(api, cli, profile, tmp_path):
         assert done.error.startswith(
             "Error: token_command of profile 'default' (%s) failed: " % path
         )
+        assert done.err.splitlines()[1] == CORRECT_IT
         assert "[Errno" not in done.err
 
 
