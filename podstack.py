@@ -144,11 +144,13 @@ def printable(text):
 
 
 def printable_log(line):
-    """Return a log line safe for a terminal: of its escape sequences only colours (SGR) pass."""
+    """Return a log's line of bytes as terminal text: of its escapes only colours (SGR) pass."""
     import re
 
-    parts = re.split(r"(\x1b\[[0-9;:]*m)", line.expandtabs())
-    return "".join(part if index % 2 else printable(part) for index, part in enumerate(parts))
+    text = line.decode("utf-8", "replace").rstrip("\r").expandtabs()
+    parts = re.split(r"(\x1b\[[0-9;:]*m)", text)
+    parts[::2] = map(printable, parts[::2])
+    return "".join(parts) + "\n"
 
 
 def json_dump(value, ascii_only=False, indent=2):
@@ -376,7 +378,8 @@ def percent_encode(text):
 
 def encode_query(pairs):
     """Return `pairs` as an application/x-www-form-urlencoded text."""
-    return "&".join("%s=%s" % (percent_encode(k), percent_encode(str(v))) for k, v in pairs)
+    pairs = [(percent_encode(k), percent_encode(str(v))) for k, v in pairs if v is not None]
+    return "&".join(map("=".join, pairs))
 
 
 class Url:
@@ -3136,7 +3139,7 @@ def looks_like_id(word):
 def pod_path(pod_id, more=""):
     if pod_id in ("", ".", ".."):  # a name never becomes a path
         raise UsageError("'%s' is not a name" % pod_id)
-    return "/pods/" + percent_encode(pod_id) + more
+    return "/pods/" + percent_encode(str(pod_id)) + more
 
 
 def not_understood(why):
@@ -3145,7 +3148,7 @@ def not_understood(why):
 
 def unwrap(body, kind, name, *others):
     """Return what an answer holds, a dict or a list: bare, or wrapped once under one of names."""
-    inner = [body.get(key) for key in (name, *others)] if isinstance(body, dict) else []
+    inner = [body.get(key) for key in (name, "data", *others)] if isinstance(body, dict) else []
     for value in inner + [body]:
         if isinstance(value, kind):
             return value
@@ -3245,36 +3248,35 @@ class Api:
     def send(self, method, path, query=(), body=None, what=None, raw=None, silence=None):
         """Return the good Answer to a call on `what`; `raw` is a body, `silence` of a long text."""
         base, headers = parse_url(self._endpoint or self.settings.get("endpoint")), {}
-        asked = encode_query([(key, value) for key, value in query if value is not None])
-        url = Url(base.scheme, base.host, base.port, base.path + "/v1" + path, asked)
-        content = raw if body is None else json_dump(body, True, None).encode("ascii")
+        place = base.path + "/v1" + path
+        url = Url(base.scheme, base.host, base.port, place, encode_query(query))
+        data = raw if body is None else json_dump(body, True, None).encode("ascii")
         project = self.settings.get("project") if path.startswith("/pods") else None
         if project:
             is_plain = all(" " <= char <= "~" for char in project)
             headers["X-Project-ID"] = project if is_plain else percent_encode(project)
-        if content is not None:
+        if data is not None:
             headers["Content-Type"] = "application/json"
         if silence:
             headers["Accept"] = "text/plain"
         for turn in (1, 2):
             token = self.credential.token
             headers["Authorization"] = "Bearer " + token
-            options = {"redirects": 5, "silence": silence}
-            answer = self.cx.http.request(method, url, headers, content, **options)
+            answer = self.cx.http.request(method, url, headers, data, redirects=5, silence=silence)
             if answer.status != 401 or turn == 2 or not self.renewed(token):
                 break
         if answer.status >= 400:
             raise refusal(answer, what, self.credential, self.cx.app.now())
         return answer
 
-    def object(self, name, method, path, **options):
-        return unwrap(self.send(method, path, **options).json(), dict, name, "data")
+    def object(self, name, path, method="GET", **options):
+        return unwrap(self.send(method, path, **options).json(), dict, name)
 
     def create(self, name, path, wanted):
         """Return what a creating POST made; a failure says that it may have been carried out."""
         body = {key: value for key, value in wanted.items() if value not in (None, [], {})}
         try:
-            return self.object(name, "POST", path, body=body)
+            return self.object(name, path, "POST", body=body)
         except Unreachable as error:
             if error.sent:
                 error.details.append("It may have been created: check podstack %s list" % name)
@@ -3287,7 +3289,7 @@ class Api:
         def fetch(page):
             asked = list(query) + [("page", page), ("limit", size)]
             body = self.send("GET", path, asked).json()
-            rows = unwrap(body, list, name, "data", "items")
+            rows = unwrap(body, list, name, "items")
             if not all(isinstance(row, dict) for row in rows):
                 raise not_understood("%s without fields" % name)
             told = body.get("pagination") if isinstance(body, dict) else None
@@ -3311,7 +3313,7 @@ class Api:
 
     def whoami(self):
         """Return whose token it is, and what is told of it."""
-        user = self.object("user", "GET", "/auth/whoami")
+        user = self.object("user", "/auth/whoami")
         token = user.get("token")
         return user, token if isinstance(token, dict) else {}
 
@@ -3326,8 +3328,8 @@ class Api:
             raise PodError("%d pods are named '%s'" % (len(found), name), "Name one by id: " + ids)
         return found[0]
 
-    def pod_by_id(self, pod_id, what):
-        return self.object("pod", "GET", pod_path(pod_id), what=what)
+    def pod_again(self, pod, name):
+        return self.object("pod", pod_path(pod.get("id")), what="Pod '%s'" % name)
 
     def on_pod(self, word, method, more="", **options):
         """Return (id, Answer) of a call on the pod that a user's word means, by id or by name."""
@@ -3343,7 +3345,7 @@ class Api:
         return pod_id, self.send(method, pod_path(pod_id, more), **options)
 
     def pod_call(self, word, more, body=None, method="POST", name="pod"):
-        return unwrap(self.on_pod(word, method, more, body=body)[1].json(), dict, name, "data")
+        return unwrap(self.on_pod(word, method, more, body=body)[1].json(), dict, name)
 
     def pod(self, word):
         """Return the pod that a user's word means; by name, the list holds it already."""
@@ -3670,8 +3672,6 @@ class Operand(Part):
 
 
 class Example(Part):
-    """A line that somebody may type, and what for."""
-
     def __init__(self, typed, meaning):
         self.typed, self.meaning = typed, meaning
 
@@ -3799,7 +3799,7 @@ def print_rows(cx, pages, columns, wide=()):
     elif form in ("json", "yaml"):
         print_streamed(cx, pages, form)
     else:
-        shown = [labelled(column) for column in columns + (wide if form == "wide" else ())]
+        shown = list(map(labelled, columns + (wide if form == "wide" else ())))
         cells = ([show(row) for _, show in shown] for row in counted(cx, pages))
         limit = 0 if form == "wide" else cx.app.columns(cx.app.stdout)
         for line in table_lines([label.upper() for label, _ in shown], cells, limit):
@@ -3808,7 +3808,7 @@ def print_rows(cx, pages, columns, wide=()):
 
 def print_object(cx, value, columns):
     """Print one object: for a reader its columns (or (label, text)), as JSON and YAML all of it."""
-    shown = [labelled(column) for column in columns]
+    shown = list(map(labelled, columns))
     width = max(len(label) for label, _ in shown) + 2
     lines = []
     for label, show in shown:
@@ -3823,9 +3823,9 @@ def read_pair(text):
     return key, value
 
 
-def field(name, form="%s"):
-    """Return a function that shows a field of a row as text, in a form where it has a value."""
-    return lambda row: "-" if row.get(name) in (None, "") else form % (row[name],)
+def field(name, show=str):
+    """Return a function from a row to the text of its field: what `show` makes of a value."""
+    return lambda row: "-" if row.get(name) in (None, "") else show(row[name])
 
 
 def expiry_words(text, now):
@@ -3899,7 +3899,7 @@ def finish_login(cx, profile, storage, login):
 @Option("--device", "sign in with a code on another device")
 @Option("--browser", "sign in with a browser on this machine")
 @Option("--no-browser", "only print the address to open")
-@Option("--callback-port N", "listen for the browser on this port", read=port_number, default=0)
+@Option("--callback-port N", "listen for the browser on this port", port_number, default=0)
 @Option("--timeout S", "how long to wait for the browser (300)", read_seconds, default=300)
 @Option("--use-keyring", "keep the login in the system's keychain")
 @Option("--no-keyring", "keep the login in the config file")
@@ -3987,17 +3987,16 @@ def flat_fields(value, name=""):
         yield name, "-"
 
 
-CREATED = ("Created", lambda row: format_date(row.get("created_at")))
+CREATED = ("Created", field("created_at", format_date))
 
 
 @command("auth token-info", "Show the token's type, name, scopes, age and expiry.")
 @Example("podstack auth token-info", "type, scopes, expiry; never the token")
 def auth_token_info(cx, args):
-    token, credential = cx.api.object("token", "GET", "/auth/token"), cx.api.credential
+    token, credential = cx.api.object("token", "/auth/token"), cx.api.credential
     prefix = token.get("prefix")
     masked_token = ("Token", "%s****" % prefix if prefix else mask(credential.token))
-    names = [text for _, text in flat_fields(token.get("scopes"))]
-    scopes = ("Scopes", ", ".join(names) or "-")
+    scopes = ("Scopes", ", ".join(dict(flat_fields(token.get("scopes"))).values()) or "-")
     used = ("Last used", format_date(token.get("last_used_at"), "never"))
     expires = ("Expires", expiry_words(token.get("expires_at"), cx.app.now()))
     source = ("Source", credential.origin.replace("Token from ", ""))
@@ -4100,7 +4099,7 @@ def auth_list(cx, args):
         row.update(expires_at=profile.get("expires"))
         rows.append(row)
     active = ("Active", lambda row: "*" if row["active"] else "")
-    expires = ("Expires", lambda row: format_date(row.get("expires_at")))
+    expires = ("Expires", field("expires_at", format_date))
     print_rows(cx, [rows], ("Name", active, "Email", "Project", "Endpoint", "Storage", expires))
 
 
@@ -4183,7 +4182,7 @@ def check_endpoint(cx):
 
 
 def check_credential(cx):
-    token, profile = cx.api.object("token", "GET", "/auth/token"), cx.settings.profile()
+    token, profile = cx.api.object("token", "/auth/token"), cx.settings.profile()
     credential = cx.api.credential
     origin = credential.origin.replace("Token from ", "from ")
     created = format_date(token.get("created_at"))
@@ -4300,7 +4299,6 @@ def set_key(cx, typed, value, told):
 
 
 def masked(value, name=None):
-    """Return config data with every token masked."""
     if name in SECRET_FIELDS and value is not None:
         return mask(value) if isinstance(value, str) else "****"
     if isinstance(value, dict):
@@ -4353,24 +4351,21 @@ def config_unset(cx, args):
     set_key(cx, args.key, None, "%s removed from %s" % (args.key, cx.settings.path))
 
 
-def reset_plan(config):
-    """Return the changes that leave the logins and what they need (endpoint, client id)."""
-    keys = [("profile",), ("defaults",), ("cli",), ("api", "timeout"), ("api", "ca_bundle")]
-    kept = []
-    for profile in map(config.profile, config.profile_names()):
-        if profile.holds_login or profile.get("token_command"):
-            kept += [profile.key_of(setting) for setting in ("project", "gpu_type")]
-        else:
-            keys.append(profile.base or ("auth",))
-    return [(key, None) for key in keys + (kept or [("api",)])]
-
-
 @command("config reset", "Remove all settings of the config file; logins stay.")
 @Example("podstack config reset --yes", "without a question")
 def config_reset(cx, args):
-    config = cx.config
-    cx.confirm("Remove every setting in %s (logins stay)?" % config.path)
-    config.edit(reset_plan)
+    def plan(config):  # a login keeps what it needs: endpoint, client id
+        keys = [("profile",), ("defaults",), ("cli",), ("api", "timeout"), ("api", "ca_bundle")]
+        kept = []
+        for profile in map(config.profile, config.profile_names()):
+            if profile.holds_login or profile.get("token_command"):
+                kept += [profile.key_of("project"), profile.key_of("gpu_type")]
+            else:
+                keys.append(profile.base or ("auth",))
+        return dict.fromkeys(keys + (kept or [("api",)])).items()
+
+    cx.confirm("Remove every setting in %s (logins stay)?" % cx.config.path)
+    cx.config.edit(plan)
     cx.app.say("Settings removed; logins kept (podstack auth logout removes those)")
 
 
@@ -4407,7 +4402,7 @@ def config_delete_profile(cx, args):
     forget_login(cx.settings, name)
     base = config.profile(name).base
     keys = [base] if base else [("auth",), ("defaults", "project"), ("defaults", "gpu_type")]
-    config.edit(lambda _: [(key, None) for key in keys])
+    config.edit(lambda _: dict.fromkeys(keys).items())
     cx.app.say("Deleted profile '%s'" % name)
 
 
@@ -4502,7 +4497,7 @@ def wait_for_state(cx, pod, target, timeout):
         cx.app.sleep(min(pause, left))
         pause = min(pause * 1.5, 10)
         try:
-            pod = cx.api.pod_by_id(str(pod.get("id")), "Pod '%s'" % name)
+            pod = cx.api.pod_again(pod, name)
         except NotFound:
             if target == "gone":
                 return pod
@@ -4524,10 +4519,10 @@ def read_volume(text):
 @Option("--image IMAGE", "the container image")
 @Option("--template T", "a template instead of, or with, an image")
 @Option("--gpu-type TYPE", "such as A100 (see podstack gpu list)", complete="gpus")
-@Option("--gpu-count N", "how many GPUs", read=whole_number)
-@Option("--cpu N", "CPU cores", read=whole_number)
-@Option("--memory GB", "memory", read=whole_number)
-@Option("--disk GB", "disk", read=whole_number)
+@Option("--gpu-count N", "how many GPUs", whole_number)
+@Option("--cpu N", "CPU cores", whole_number)
+@Option("--memory GB", "memory", whole_number)
+@Option("--disk GB", "disk", whole_number)
 @Option("--port PORT", "a port to expose (repeat)", port_number)
 @Option("--env K=V", "a variable; K alone takes its value from here (repeat)")
 @Option("--env-file FILE", "variables, one K=V a line")
@@ -4558,15 +4553,15 @@ def gpu_of(pod):
 
 
 GPU = ("GPU", gpu_of)
-MEMORY = ("Memory", field("memory", "%s GB"))
-DISK = ("Disk", field("disk", "%s GB"))
+MEMORY = ("Memory", field("memory", "{} GB".format))
+DISK = ("Disk", field("disk", "{} GB".format))
 PROJECT = ("Project", field("project_id"))
 
 
 @command("pod list", "List the pods\nList the pods of the project.")
 @Option("--status S", "only those in this state")
 @Option("--label K=V", "only those with this label (repeat)", read_pair)
-@Option("--limit N", "at most this many", read=whole_number)
+@Option("--limit N", "at most this many", whole_number)
 @Example("podstack pod list", "name, status, GPU, age")
 @Example("podstack pod list --status stopped --quiet", "ids, for xargs")
 def pod_list(cx, args):
@@ -4577,8 +4572,8 @@ def pod_list(cx, args):
 
 
 def print_pod(cx, pod):
-    ports = ", ".join(text for _, text in flat_fields(pod.get("ports")))
-    labels = ", ".join("%s=%s" % pair for pair in flat_fields(pod.get("labels")))
+    ports = ", ".join(dict(flat_fields(pod.get("ports"))).values())
+    labels = ", ".join(map("=".join, flat_fields(pod.get("labels"))))
     columns = ("Name", "ID", "Status", "Image", GPU, "CPU", MEMORY, DISK)
     columns += (("Ports", ports or "-"), ("Labels", labels or "-"), PROJECT, CREATED)
     columns += (("SSH", field("ssh_command")), ("Jupyter", field("jupyter_url")))
@@ -4596,14 +4591,14 @@ def pod_get(cx, args):
     while args.watch:
         cx.app.flush()
         cx.app.sleep(2)
-        before, pod = pod, cx.api.pod_by_id(str(pod.get("id")), "Pod '%s'" % args.name)
+        before, pod = pod, cx.api.pod_again(pod, args.name)
         if pod.get("status") != before.get("status"):
             cx.app.write(between)
             print_pod(cx, pod)
 
 
-def change_pods(cx, args, act, done, target):
-    """Do `act(name)` for each pod and say so, then wait until all of them are in their state."""
+def change_pods(cx, args, done, target, act, *words):
+    """Do `act(name, *words)` for each pod and say so, then wait until all are in their state."""
     pods, failures = [], []
 
     def count(error):
@@ -4614,7 +4609,7 @@ def change_pods(cx, args, act, done, target):
 
     for name in args.name:
         try:
-            pods.append(act(name))
+            pods.append(act(name, *words))
             cx.app.say("%s pod '%s'" % (done, pods[-1].get("name") or name))
         except PodError as error:
             count(error)
@@ -4636,7 +4631,7 @@ def change_pods(cx, args, act, done, target):
 @TIMEOUT
 @Example("podstack pod start ci-pod --wait", "until it runs")
 def pod_start(cx, args):
-    change_pods(cx, args, lambda name: cx.api.pod_call(name, "/start"), "Starting", "running")
+    change_pods(cx, args, "Starting", "running", cx.api.pod_call, "/start")
 
 
 @command("pod stop", "Stop one or more pods.")
@@ -4647,7 +4642,7 @@ def pod_start(cx, args):
 @Example("podstack pod stop ci-pod", "its disk stays")
 def pod_stop(cx, args):
     body = {"force": args.force}
-    change_pods(cx, args, lambda name: cx.api.pod_call(name, "/stop", body), "Stopping", "stopped")
+    change_pods(cx, args, "Stopping", "stopped", cx.api.pod_call, "/stop", body)
 
 
 @command("pod restart", "Restart one or more pods.")
@@ -4656,7 +4651,7 @@ def pod_stop(cx, args):
 @TIMEOUT
 @Example("podstack pod restart ci-pod --wait", "until it runs again")
 def pod_restart(cx, args):
-    change_pods(cx, args, lambda name: cx.api.pod_call(name, "/restart"), "Restarting", "running")
+    change_pods(cx, args, "Restarting", "running", cx.api.pod_call, "/restart")
 
 
 @command("pod delete", "Delete pods\nDelete one or more pods and what is on their disks.")
@@ -4670,7 +4665,7 @@ def pod_delete(cx, args):
     if not args.force:
         listed = "', '".join(args.name)
         cx.confirm("Delete '%s' and all data on it?" % listed, "--yes or --force")
-    change_pods(cx, args, lambda name: cx.api.delete_pod(name, args.force), "Deleted", "gone")
+    change_pods(cx, args, "Deleted", "gone", cx.api.delete_pod, args.force)
 
 
 # -- pod: what it does
@@ -4683,15 +4678,14 @@ def shown_log(chunks):
         *lines, rest = (rest + chunk).split(b"\n")
         if len(rest) > MAX_LINE_BYTES:  # some programs never end a line
             lines, rest = lines + [rest], b""
-        texts = [line.decode("utf-8", "replace").rstrip("\r") for line in lines]
-        yield "".join(printable_log(text) + "\n" for text in texts)
+        yield "".join(map(printable_log, lines))
     if rest:
-        yield printable_log(rest.decode("utf-8", "replace").rstrip("\r")) + "\n"
+        yield printable_log(rest)
 
 
 @command("pod logs", "Show a pod's log\nShow a pod's log, as it stands or as it grows.")
 @POD
-@Option("--tail N", "only the last N lines", read=whole_number)
+@Option("--tail N", "only the last N lines", whole_number)
 @Option("--since TIME", "from this time on, or the last 15m, 1h, 2d")
 @Option("--follow", "go on as it grows")
 @Example("podstack pod logs ci-pod --tail 50 --follow", "the last lines, then new ones")
@@ -4717,7 +4711,7 @@ def pod_logs(cx, args):
 @POD
 @Example("podstack pod events ci-pod", "oldest first")
 def pod_events(cx, args):
-    path = pod_path(str(cx.api.pod(args.name).get("id")), "/events")
+    path = pod_path(cx.api.pod(args.name).get("id"), "/events")
     columns = (("Time", field("created_at")), "Type", "Reason", "Message")
     print_rows(cx, cx.api.pages("events", path), columns)
 
@@ -4745,7 +4739,7 @@ def pod_ssh(cx, args):
 @Operand("-- CMD...", "the command and its words, after --; they arrive as typed")
 @Option("-i, --stdin", "pass stdin on")
 @Option("-t, --tty", "give it a terminal")
-@Option("--timeout S", "give up after this long", read=read_seconds)
+@Option("--timeout S", "give up after this long", read_seconds)
 @Example("podstack pod exec ci-pod -- nvidia-smi", "its output, its exit code")
 @Example("podstack pod exec ci-pod -it -- bash", "a shell")
 def pod_exec(cx, args):
@@ -4823,17 +4817,17 @@ def money(row, name):
 @command("wallet balance", "Show the balance.")
 @Example("podstack wallet balance", "and what is still to be charged")
 def wallet_balance(cx, args):
-    wallet = cx.api.object("wallet", "GET", "/billing/wallet")
+    wallet = cx.api.object("wallet", "/billing/wallet")
     balance = ("Balance", money(wallet, "balance_cents"))
     pending = ("Pending charges", money(wallet, "pending_charges_cents"))
-    updated = ("Updated", format_date(wallet.get("last_updated")))
+    updated = ("Updated", field("last_updated", format_date))
     print_object(cx, wallet, (balance, pending, updated))
 
 
 @command("gpu list", "List the GPU types\nList the GPU types with price and availability.")
 @Example("podstack gpu list", "memory, price, how many are free")
 def gpu_list(cx, args):
-    memory = ("Memory", field("memory_gb", "%s GB"))
+    memory = ("Memory", field("memory_gb", "{} GB".format))
     price = ("Per hour", lambda row: money(row, "price_per_hour_cents"))
     free = ("Free", lambda row: "%s/%s" % (row.get("available", "-"), row.get("total", "-")))
     print_rows(cx, cx.api.pages("gpus", "/gpus"), ("Type", "Name", memory, price, free))
@@ -4856,7 +4850,7 @@ def read_api_path(text):
 
 
 @command("api", "Call the API directly\nMake any call with the token in effect; JSON comes back.")
-@Operand("PATH", "a path such as /pods", read=read_api_path)
+@Operand("PATH", "a path such as /pods", read_api_path)
 @Option("-X, --method METHOD", "GET, or POST with -f or --input", one_of(*METHODS), METHODS)
 @Option("-f, --field K=V", "a field of the JSON body, or of a GET's query (repeat)", read_pair)
 @Option("--input FILE", "the body from a file, or - for stdin")
@@ -5035,21 +5029,17 @@ def help_command(found):
     return help_page(" ".join(usage), found.about, found.examples, tables, end)
 
 
-def help_root():
-    examples = [COMMANDS[words].examples[0] for words in (("auth", "login"), ("pod", "create"))]
-    single = [(words[0], found.help) for words, found in COMMANDS.items() if len(words) == 1]
-    options = [(option.shown, option.help) for option in GLOBAL_OPTIONS]
-    tables = [("commands", list(GROUPS) + single)]
-    tables.append(("options, before or after the command", options))
-    about = "Sign in to the Podstack GPU cloud and work there."
-    end = "topics: podstack help " + "|".join(TOPICS)
-    return help_page("[options] COMMAND [options]", about, examples, tables, end)
-
-
 def help_text(words, topics=()):
     """Return the help for the words of a line, or one of `topics`; raises UsageError."""
     if not words:
-        return help_root()
+        single = [(path[0], found.help) for path, found in COMMANDS.items() if len(path) == 1]
+        options = [(option.shown, option.help) for option in GLOBAL_OPTIONS]
+        tables = [("commands", list(GROUPS) + single)]
+        tables.append(("options, before or after the command", options))
+        examples = [auth_login.examples[0], pod_create.examples[0]]
+        about = "Sign in to the Podstack GPU cloud and work there."
+        end = "topics: podstack help " + "|".join(TOPICS)
+        return help_page("[options] COMMAND [options]", about, examples, tables, end)
     if len(words) == 1 and words[0] in topics:
         return topics[words[0]]
     found, _ = find_command(words)
@@ -5121,7 +5111,6 @@ class Line:
 
 
 def build_parser(options):
-    """Return the argparse parser for the options of one command, and of no other."""
     import argparse
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -5341,25 +5330,15 @@ def complete_words(app, typed):
 
 def print_completions(app, typed):
     """Print candidates within a second, quietly nothing on any failure."""
-    import threading
-
-    found = []
-
-    def work():
-        try:
-            found.extend(complete_words(app, typed))
-        except Exception:
-            pass
-
     # As if from a token_command: none is run.
     app.environ = dict(app.environ, PODSTACK_TIMEOUT="1", PODSTACK_TOKEN_COMMAND="1")
     app.stderr = None
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    worker.join(1)
+    try:
+        found = within(time.monotonic() + 1, None, complete_words, app, typed)
+    except Exception:
+        return
     for word in found:
         app.out(word)
-    return 0
 
 
 # -- the end of every run
@@ -5385,7 +5364,8 @@ def main(argv, app):
     app.debugging = ("--debug", None) in line.options or bool(app.env("PODSTACK_DEBUG"))
     try:
         if argv[:1] == ["__complete"]:
-            return print_completions(app, argv[1:])
+            print_completions(app, argv[1:])
+            return 0
         code = dispatch(line, app)
         app.flush()
         return code
@@ -5407,7 +5387,6 @@ def main(argv, app):
 
 
 def run():
-    """Run the command line of this process and end it."""
     if sys.path[:1] == [os.path.dirname(os.path.realpath(SOURCE))]:
         del sys.path[0]  # a json.py beside this file is not ours: it may have come to lie in /tmp
     app = App.real()
