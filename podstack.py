@@ -324,8 +324,10 @@ def parse_span(text):
     return int(number) * units[unit]
 
 
+# Each of these returns the value of a text, or raises ValueError naming what is accepted.
+
+
 def read_bool(text):
-    """Return the truth value of a config text; raises ValueError naming what is accepted."""
     words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
     if text.lower() not in words:
         raise ValueError("true or false")
@@ -333,21 +335,18 @@ def read_bool(text):
 
 
 def read_seconds(text):
-    """Return a positive number of seconds; raises ValueError naming what is accepted."""
     if is_digits(text.replace(".", "", 1)) and 0 < float(text) <= 86400:
         return float(text)
     raise ValueError("a number of seconds between 0 and 86400")
 
 
 def read_text(text):
-    """Return `text` where it is one line; raises ValueError naming what is accepted."""
     if not text or any(ord(char) in VISIBLE_FORM for char in text):
         raise ValueError("one line of plain text")
     return text
 
 
 def read_profile_name(text):
-    """Return a profile's name; raises ValueError naming what is accepted."""
     if 0 < len(text) <= 64 and text[0] in NAME_LETTERS and not text.strip(NAME_LETTERS + "-_"):
         return text
     raise ValueError("a name of letters, digits, - and _, at most 64, the first no - or _")
@@ -861,13 +860,6 @@ PLAIN_IN_URLS = NAME_LETTERS + "-._~:/?[]@&=+,%"
 LABEL_COLORS = {"Error: ": "31", "Warning: ": "33"}
 
 
-def lenient_stream(stream, errors):
-    """Return a text stream over `stream` that no letter can break (C locale, 3.6, wrong bytes)."""
-    if stream is None:
-        return None
-    return io.TextIOWrapper(stream.buffer, stream.encoding, errors, line_buffering=stream.isatty())
-
-
 class App:
     """The world as the program sees it; every part can be replaced by keyword."""
 
@@ -876,7 +868,7 @@ class App:
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
         self.environ, self.home, self.platform = environ, home, platform
         self.now, self.clock, self.sleep = now, clock, sleep
-        self.quiet = self.debugging = self.assume_yes = self.color = False
+        self.quiet = self.debugging = self.color = False
         self.is_windows = platform == "win32"
         self.usual_storage = "keyring" if platform == "darwin" else "file"
         self.is_wsl = bool(self.env("WSL_DISTRO_NAME") or self.env("WSL_INTEROP"))
@@ -886,10 +878,15 @@ class App:
     @classmethod
     def real(cls):
         """Return the App of this very process."""
-        typed = lenient_stream(sys.stdin, "surrogateescape")
-        shown = [lenient_stream(one, "backslashreplace") for one in (sys.stdout, sys.stderr)]
+        streams = []
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            if stream:  # such that no letter breaks it (C locale, 3.6, wrong bytes)
+                errors = "surrogateescape" if stream is sys.stdin else "backslashreplace"
+                form = (stream.buffer, stream.encoding, errors, None, stream.isatty())
+                stream = io.TextIOWrapper(*form)
+            streams.append(stream)
         home = os.path.expanduser("~")
-        return cls(typed, *shown, os.environ, home if os.path.isabs(home) else None)
+        return cls(*streams, os.environ, home if os.path.isabs(home) else None)
 
     def env(self, name):
         """Return an environment variable's text; an empty one counts as not set."""
@@ -972,8 +969,13 @@ class App:
         else:
             self.complain(text)
 
-    def countdown(self, what, left):
-        self.status("%s: %d:%02d left" % ((what,) + divmod(int(left + 0.999), 60)), what)
+    def countdown(self, what, seconds):
+        """Yield how many of the seconds are left, shown each time, until none are."""
+        left, deadline = seconds, self.clock() + seconds
+        while left > 0:
+            self.status("%s: %d:%02d left" % ((what,) + divmod(int(left + 0.999), 60)), what)
+            yield left
+            left = deadline - self.clock()
 
     def clear_status(self):
         if self.status_shown and self.redraws:
@@ -995,8 +997,6 @@ class App:
 
     def confirm(self, question, flag="--yes"):
         """Return when the user agrees; raises UsageError without a terminal to ask on."""
-        if self.assume_yes:
-            return
         if not self.is_terminal(self.stdin, self.stderr):
             raise UsageError(question + " There is no terminal to ask on", "Add: " + flag)
         self.stderr.write(printable(question) + " [y/N] ")
@@ -2168,9 +2168,7 @@ def within(deadline, sock, act, *words):
     A look-up has no time limit, nor does Ctrl-C end it; and a socket's limit begins anew with each
     byte that drips in. Where the wait is given up, nothing more goes over `sock`.
     """
-    import socket
     import threading
-    from contextlib import suppress
 
     done, failed, ended = [], [], threading.Event()
 
@@ -2189,6 +2187,9 @@ def within(deadline, sock, act, *words):
             pass
     finally:
         if sock and not ended.is_set():
+            import socket
+            from contextlib import suppress
+
             with suppress(OSError):  # SSLSocket's own shutdown would let it go on in the clear
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
     if failed:
@@ -2854,8 +2855,7 @@ def callback_server(login, port):
         daemon_threads, request_queue_size = True, 128
         allow_reuse_address = os.name != "nt"  # there it would let others in; else TIME_WAIT bars
 
-        def handle_error(self, *_):
-            pass
+        handle_error = Handler.log_message
 
     try:
         return Server(("127.0.0.1", port), Handler)
@@ -2979,15 +2979,12 @@ class BrowserLogin:
             threading.Thread(target=self.read_pasted, daemon=True).start()
 
     def wait(self, seconds):
-        """Return the code, showing the time left; raises AuthError when there will be none."""
-        left, deadline = seconds, self.app.clock() + seconds
-        while left > 0:
-            self.app.countdown("Waiting for the browser", left)
+        """Return the code; raises AuthError when there will be none."""
+        for left in self.app.countdown("Waiting for the browser", seconds):
             if self.answered.wait(min(0.5, left)):
                 if "error" in self.answer:
                     raise OAuthError(self.answer)
                 return self.app.guard(self.answer["code"])
-            left = deadline - self.app.clock()
         raise AuthError("Nobody signed in within %g s" % seconds, "Run: podstack auth login")
 
 
@@ -3015,16 +3012,14 @@ def sign_in_by_browser(app, server, options, launch, complete):
 def poll_device(app, server, told):
     """Return the token answer once the person has agreed; raises AuthError."""
     grant_type = "urn:ietf:params:oauth:grant-type:device_code"
-    interval = positive(told.get("interval"), 5)
-    deadline = app.clock() + positive(told.get("expires_in"), 600)
-    while True:
+    interval, polled = positive(told.get("interval"), 5), app.clock()
+    seconds = positive(told.get("expires_in"), 600)
+    for left in app.countdown("Waiting for you to enter the code", seconds):
         # 20 % longer than asked: clocks of virtual machines run fast, and slow_down costs 5 s.
-        poll_at = min(deadline, app.clock() + interval * 1.2)
-        while app.clock() < poll_at:
-            app.countdown("Waiting for you to enter the code", deadline - app.clock())
-            app.sleep(max(0.01, min(0.5, poll_at - app.clock())))
-        if app.clock() >= deadline:
-            break
+        pause = polled + interval * 1.2 - app.clock()
+        if pause > 0:
+            app.sleep(max(0.01, min(0.5, pause, left)))
+            continue
         try:
             return server.tokens(grant_type=grant_type, device_code=told["device_code"])
         except OAuthError as error:
@@ -3038,6 +3033,7 @@ def poll_device(app, server, told):
             app.debug("poll failed: %s" % error.message)
             # Twice as long each time (RFC 8628 §3.5), up to a minute; never less than we were told.
             interval = max(interval, min(50, interval * 2))
+        polled = app.clock()
     raise AuthError("The code has expired", "Run: podstack auth login --device")
 
 
@@ -3053,7 +3049,7 @@ def sign_in_by_device(app, server, complete):
     complete(poll_device(app, server, told))
 
 
-# -- refresh and revocation
+# -- refresh
 
 
 def server_of_login(http, login, endpoint, **limits):
@@ -3112,15 +3108,6 @@ def fresh_credential(settings, http, credential):
         return credential
     finally:
         settings.config.lock.seconds = LOCK_SECONDS
-
-
-def revoke_oauth(server, login):
-    """End a login at its authorization server, the refresh token first (RFC 7009 §2.1)."""
-    if "revocation" not in server.endpoints:
-        raise PodError("This server cannot revoke a login", "Use: podstack auth logout")
-    for hint, token in (("refresh_token", login.refresh_token), ("access_token", login.token)):
-        if token:
-            server.post("revocation", token=token, token_type_hint=hint)
 
 
 # == api: the Podstack API, call by call =====================================================
@@ -3383,7 +3370,7 @@ class Context:
 
     def confirm(self, question, flag="--yes"):
         """Return when the user agrees, or has agreed beforehand (--yes, `cli.confirm: false`)."""
-        if self.settings.get("confirm"):
+        if self.settings.get("confirm") and not self.options.yes:
             self.app.confirm(question, flag)
 
 
@@ -4031,7 +4018,13 @@ def auth_refresh(cx, args):
 def revoke_credential(cx, credential, endpoint):
     """End a token at its server; a 401 means that it was dead already."""
     if credential.issuer or credential.refresh_token:
-        revoke_oauth(server_of_login(cx.http, credential, endpoint), credential)
+        server = server_of_login(cx.http, credential, endpoint)
+        if "revocation" not in server.endpoints:
+            raise PodError("This server cannot revoke a login", "Use: podstack auth logout")
+        first = ("refresh_token", credential.refresh_token)  # RFC 7009 §2.1
+        for hint, token in (first, ("access_token", credential.token)):
+            if token:
+                server.post("revocation", token=token, token_type_hint=hint)
     else:
         try:
             Api(cx, credential, endpoint).send("DELETE", "/auth/token")
@@ -5181,7 +5174,7 @@ def read_line(line):
 def prepare(cx):
     """Let the options and settings that concern the terminal take effect."""
     app, options = cx.app, cx.options
-    app.quiet, app.assume_yes = options.quiet, options.yes
+    app.quiet = options.quiet
     plain = options.no_color or app.env("NO_COLOR") or app.env("PODSTACK_NO_COLOR")
     if plain or not app.redraws or (app.is_windows and not app.env("WT_SESSION")):
         return

@@ -31,7 +31,7 @@ IMPORTS = {
     },
     "api": {"_thread", "concurrent.futures", "http.client", "re", "shutil", "tarfile", "tempfile"},
     "commands": {"urllib.parse"},
-    "door": {"argparse", "functools", "threading", "traceback"},
+    "door": {"argparse", "functools", "traceback"},
 }  # fmt: skip
 # What reaches outside the program without an import: {written as: the chapters that may}.
 AT_START = ["io", "os", "stat", "sys", "time"]  # of these Python has loaded all but one itself
