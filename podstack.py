@@ -2179,10 +2179,10 @@ def within(deadline, sock, act, *words):
             failed.append(error)
         ended.set()
 
-    if sock:
-        sock.settimeout(seconds_left(deadline))
-    threading.Thread(target=work, daemon=True).start()
     try:
+        if sock:
+            sock.settimeout(seconds_left(deadline))
+        threading.Thread(target=work, daemon=True).start()
         while not ended.wait(min(0.5, seconds_left(deadline))):  # Windows: no Ctrl-C ends a wait
             pass
     finally:

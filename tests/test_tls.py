@@ -229,15 +229,15 @@ def test_an_answer_that_drips_in_TLS_ends_with_the_time_limit(authority, cli):
         assert result.err == error_lines("no answer within 0.5 s", DOCTOR)
 
 
-def test_what_is_given_up_never_goes_out_in_the_clear(authority, cli, monkeypatch):
-    """The request is about to be sent as its time ends, and is sent before the connection ends."""
-    send, shutdown = ssl.SSLSocket.sendall, socket.socket.shutdown
+def test_what_is_given_up_never_goes_out_in_the_clear(authority, monkeypatch):
+    """The time ends just before something is sent, and that before the connection ends."""
+    shutdown = socket.socket.shutdown
     over, sent = threading.Event(), threading.Event()
 
-    def send_late(sock, data, *flags):
+    def send_late():
         over.wait(20)
         try:
-            send(sock, data, *flags)
+            sock.sendall(b"a secret")
         finally:
             sent.set()
 
@@ -255,15 +255,15 @@ def test_what_is_given_up_never_goes_out_in_the_clear(authority, cli, monkeypatc
         back.join(10)
 
     with Wire(WHOAMI, tls=server_context(*authority.chains["good"])) as server, Wire(tap) as tapped:
-        monkeypatch.setattr(ssl.SSLSocket, "sendall", send_late)
-        monkeypatch.setattr(socket.socket, "shutdown", shut_down_slowly)
-        env = {"PODSTACK_API_ENDPOINT": at_localhost(tapped), "PODSTACK_TIMEOUT": "1"}
-        env["PODSTACK_CA_BUNDLE"] = authority.pem
-        result = cli("auth", "whoami", code=7, env=env)
-        assert result.err == error_lines("no answer within 1 s", DOCTOR)
+        client = podstack.Http(podstack.App(None, None, None, {}), ca_bundle=authority.pem)
+        url = podstack.parse_url(at_localhost(tapped))
+        sock = client.connect(url, time.monotonic() + 20)
+        with monkeypatch.context() as patched, pytest.raises(TimeoutError):
+            patched.setattr(socket.socket, "shutdown", shut_down_slowly)
+            podstack.within(time.monotonic() + 0.1, sock, send_late)
         assert sent.is_set()
         tapped.settle()
-        assert tapped.received and USER.encode() not in tapped.received
+        assert tapped.received and b"a secret" not in tapped.received
 
 
 def pump(source, sink):
