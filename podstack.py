@@ -2219,8 +2219,7 @@ def read_pieces(response):
     """Yield the pieces of an HTTPResponse's body as they arrive; raises OSError."""
     from http.client import HTTPException
 
-    unknown = float("inf")
-    left = unknown if response.length is None else response.length
+    left = float("inf") if response.length is None else response.length
     response.length = None  # before 3.12 read1 does not count it down
     try:
         while left:
@@ -2231,7 +2230,7 @@ def read_pieces(response):
             yield piece
     except (HTTPException, ValueError):  # the latter of a chunk below zero, on 3.6
         left = None
-    if left not in (0, unknown):
+    if left not in (0, float("inf")):
         raise TransportFailure("its answer was cut off")
 
 
@@ -2595,8 +2594,7 @@ class Http:
 
         def converse():
             response = ask(sock, *request)
-            is_stream = silence and response.status == 200
-            return response, None if is_stream else read_body(response)
+            return response, None if silence and response.status == 200 else read_body(response)
 
         try:
             response, body = within(deadline, sock, converse)
