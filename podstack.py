@@ -190,17 +190,17 @@ def cut_to_width(text, width):
 def table_lines(header, rows, limit=0):
     """Yield the lines of an aligned table; with `limit` the widest columns give way to fit it."""
     # A row waits as one text: as a list of cells a long table takes three times the memory.
-    widths, packed = [len(name) for name in header], ["\0".join(header)]
+    widths, packed = list(map(len, header)), ["\0".join(header)]
     for row in rows:
-        cells = [printable(cell) for cell in row]
-        widths = [max(width, display_width(cell)) for width, cell in zip(widths, cells)]
+        cells = list(map(printable, row))
+        widths = list(map(max, widths, map(display_width, cells)))
         packed.append("\0".join(cells))
     if limit:  # a cell of millions of letters is not narrowed step by step
         widths = [min(width, max(limit, 8)) for width in widths]
     while limit and sum(widths) + 2 * (len(widths) - 1) > limit and max(widths) > 8:
         widths[widths.index(max(widths))] -= 1
     for line in packed:
-        fitted = [cut_to_width(cell, width) for cell, width in zip(line.split("\0"), widths)]
+        fitted = map(cut_to_width, line.split("\0"), widths)
         padded = [cell + " " * (width - display_width(cell)) for cell, width in zip(fitted, widths)]
         yield "  ".join(padded).rstrip()
 
@@ -220,7 +220,7 @@ def encodings(secret):
     for form in ("%%%02X", "%%%02x"):
         percent = "".join(chr(byte) if byte in URL_SAFE else form % byte for byte in raw)
         forms.update((percent, percent.replace("%20", "+")))
-    forms.update(json_dump(secret, ascii_only)[1:-1] for ascii_only in (False, True))
+    forms.update((json_dump(secret)[1:-1], json_dump(secret, ascii_only=True)[1:-1]))
     for shift in range(3):
         coded = base64.b64encode(b"\0" * shift + raw).decode("ascii").rstrip("=")
         whole = coded[(0, 2, 3)[shift] : len(coded) - (1 if (len(raw) + shift) % 3 else 0)]
@@ -280,9 +280,9 @@ def parse_time(text):
         clock += "+00:00"
     whole, _, fraction = clock[:-6].partition(".")
     parts = date.split("-") + whole.split(":") + clock[-5:].split(":")
-    if [len(part) for part in parts] != [4] + [2] * 7 or not is_digits("".join(parts) + fraction):
+    if list(map(len, parts)) != [4] + [2] * 7 or not is_digits("".join(parts) + fraction):
         return None
-    year, month, day, hour, minute, second, east, more = [int(part) for part in parts]
+    year, month, day, hour, minute, second, east, more = map(int, parts)
     if not (1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 61):
         return None
     years = year - (month < 3)  # that begin in March, with the leap day at their end
@@ -341,7 +341,7 @@ def read_seconds(text):
 
 
 def read_text(text):
-    if not text or any(ord(char) in VISIBLE_FORM for char in text):
+    if not text or printable(text) != text:
         raise ValueError("one line of plain text")
     return text
 
@@ -366,13 +366,13 @@ def one_of(*choices):
 def is_token(text):
     """Tell whether `text` can be a token at all: one line of visible ASCII without spaces."""
     fits = isinstance(text, str) and 0 < len(text) <= MAX_TOKEN_LETTERS
-    return fits and all("!" <= char <= "~" for char in text)
+    return fits and "!" <= min(text) <= max(text) <= "~"
 
 
-def percent_encode(text):
+def percent_encode(text, plain=URL_SAFE):
     """Return `text` for use as one URL path segment or query value (RFC 3986 §2.3)."""
     data = text.encode("utf-8", "surrogateescape")
-    return "".join(chr(byte) if byte in URL_SAFE else "%%%02X" % byte for byte in data)
+    return "".join(chr(byte) if byte in plain else "%%%02X" % byte for byte in data)
 
 
 def encode_query(pairs):
@@ -424,7 +424,7 @@ def parse_url(text):
     Stricter than RFC 3986 on purpose: user-info, fragments, backslashes, spaces and non-ASCII are
     where two readers of one address disagree about its host.
     """
-    if not is_token(text) or any(char in text for char in '\\"<>^`{|}#'):
+    if not is_token(text) or not set(text).isdisjoint('\\"<>^`{|}#'):
         raise ValueError("it has a character that an address may not have")
     scheme, mark, rest = text.partition("://")
     scheme = scheme.lower()
@@ -457,7 +457,7 @@ def read_endpoint(text):
         url = parse_url(text)
     except ValueError as error:
         raise ValueError("an https:// address (%s)" % error)
-    has_dots = any(part in (".", "..") for part in url.path.split("/"))
+    has_dots = not {".", ".."}.isdisjoint(url.path.split("/"))
     if "?" in text or has_dots or (url.scheme == "http" and not url.is_loopback):
         raise ValueError("an https:// address without a query or .. (http only for this machine)")
     path = url.path.rstrip("/")
@@ -745,8 +745,8 @@ def _write_scalar(value, key=None):
     if any("\ud800" <= char < "\ue000" for char in value):
         raise ValueError("a lone surrogate cannot be written as YAML")
     # Python's escapes are YAML's, too. Not every reader takes what is beyond U+FFFF as it is.
-    parts = [repr(char) if char <= "\uffff" else ascii(char) for char in value]
-    return '"%s"' % "".join(part[1:-1] for part in parts).replace('"', '\\"')
+    parts = [(repr(char) if char <= "\uffff" else ascii(char))[1:-1] for char in value]
+    return '"%s"' % "".join(parts).replace('"', '\\"')
 
 
 def _write_lines(value, key=None):
@@ -856,7 +856,7 @@ def yaml_set(text, keys, value):
 TEXT_BROWSERS = {"lynx", "w3m", "links", "links2", "elinks", "www-browser", "sensible-browser"}
 WINDOWS_HANDLER = "url.dll,FileProtocolHandler"
 X_BROWSERS = ("x-www-browser", "firefox", "chromium", "google-chrome", "chromium-browser")
-PLAIN_IN_URLS = NAME_LETTERS + "-._~:/?[]@&=+,%"
+PLAIN_IN_URLS = URL_SAFE.union(b":/?[]@&=+,%")
 LABEL_COLORS = {"Error: ": "31", "Warning: ": "33"}
 
 
@@ -1033,8 +1033,8 @@ class App:
         """Start a program on its (stdin, stdout, stderr), never with the token in its environ."""
         import subprocess
 
-        environ = {k: v for k, v in self.environ.items() if k != "PODSTACK_API_TOKEN"}
-        environ.update(env or {})
+        environ = dict(self.environ, **(env or {}))
+        environ.pop("PODSTACK_API_TOKEN", None)
         return subprocess.Popen(argv, -1, None, *streams, env=environ, start_new_session=apart)
 
     def run(self, argv, stdin=None, timeout=60, env=None, patience=None, inherit=False):
@@ -1182,7 +1182,7 @@ class App:
         if command is None:
             return False
         # wslview hands it to PowerShell, and some settings of BROWSER to sh: $(...) would run.
-        plain = "".join(c if c in PLAIN_IN_URLS else percent_encode(c) for c in address)
+        plain = percent_encode(address, PLAIN_IN_URLS)
         argv = [word.replace("%s", plain) for word in command]
         try:
             # xdg-open tries these last; left to itself it would go on with text browsers.
@@ -1394,9 +1394,10 @@ class FileLock:
     def __exit__(self, *_):
         self.depth -= 1
         if not self.depth and self.descriptor is not None:
-            for release in (lambda fd: lock_descriptor(fd, self.app.is_windows, True), os.close):
+            unlock = (lock_descriptor, self.app.is_windows, True)
+            for release, *words in (unlock, (os.close,)):
                 try:
-                    release(self.descriptor)
+                    release(self.descriptor, *words)
                 except OSError as error:  # either of the two suffices
                     self.app.debug("cannot release %s: %s" % (self.path, error))
             self.descriptor, self.held = None, False
@@ -1467,15 +1468,16 @@ class Profile:
             is_default = any(config.at(keys) is not None for keys in at_top)
         if is_default:
             self.base = ()
-        blocks = [config.at(self.base + (block,)) for block in ("auth", "defaults", "api")]
-        self.is_nested = not self.base or any(isinstance(block, dict) for block in blocks)
+        blocks = {type(config.at(self.base + (block,))) for block in ("auth", "defaults", "api")}
+        self.is_nested = not self.base or dict in blocks
 
     def key_of(self, field):
         """Return the key path where `field` stands, or would be written."""
         flat, nested = self.base + (field,), self.base + PROFILE_FIELDS[field]
         if not self.base:
             return nested
-        is_flat, is_nested = [self.config.at(keys) is not None for keys in (flat, nested)]
+        is_flat = self.config.at(flat) is not None
+        is_nested = self.config.at(nested) is not None
         if is_flat and is_nested:
             raise self.config.error(nested, "stands in both forms, as %s, too" % ".".join(flat))
         return nested if is_nested or (self.is_nested and not is_flat) else flat
@@ -1587,14 +1589,14 @@ class Config:
         problem = "Profile '%s' does not exist%s" % (name, did_you_mean(name, names))
         raise NotFound(problem, "Profiles: %s" % (", ".join(names) or "none yet"))
 
-    def edit(self, plan, trial=False):
-        """Make the changes of `plan(config)`: [(keys, value)], of which a None is to be removed.
+    def edit(self, plan, *words, trial=False):
+        """Make the changes of `plan(*words)`: (keys, value), of which a None is to be removed.
 
         With `trial` the file is rewritten as it stands: proof that a write will do.
         """
         with self.lock:
             self.reload()
-            edited = edit_text(self, plan(self))
+            edited = edit_text(self, plan(*words))
             if trial:
                 write_file(self.app, self.path, self.text, keep=self.stat is not None)
             elif edited != self.text:
@@ -1811,7 +1813,7 @@ class MacKeychain:
     @staticmethod
     def quote(text):
         """Return `text` as one argument of security's own split_line, which is not a shell's."""
-        if any(char < " " or char == "\x7f" for char in text):
+        if min(text, default=" ") < " " or "\x7f" in text:
             raise keychain_error("a name has a control character", "Choose another profile name")
         return '"%s"' % text.replace("\\", "\\\\").replace('"', '\\"')
 
@@ -1907,7 +1909,7 @@ class Credential:
 
 def token_endpoint(profile, fields=("endpoint", "api_endpoint")):
     """Return the endpoint that a profile's token belongs to."""
-    for keys in [profile.key_of(field) for field in fields] + [("api", "endpoint")]:
+    for keys in (*map(profile.key_of, fields), ("api", "endpoint")):
         if profile.config.text_at(keys):
             return profile.config.read(keys, read_endpoint)
     return DEFAULT_ENDPOINT
@@ -1965,7 +1967,7 @@ def save_login(settings, name, login, storage):
     was_in_keychain = config.profile(name).in_keychain
     if storage == "keyring":
         write_keychain(settings, name, pack_payload(login))
-    config.edit(lambda _: login_changes(settings, name, login, storage))
+    config.edit(login_changes, settings, name, login, storage)
     if was_in_keychain and storage == "file":
         try:
             open_keychain(settings, name).delete()
@@ -1979,7 +1981,7 @@ def prove_storage(settings, name, storage):
         probe = "%s.probe%d" % (name, os.getpid())  # no profile's name, and no other process's
         write_keychain(settings, probe, "ps1.".ljust(2048, "0")).delete()
     trial = Credential(token="x", refresh_token="x", expires="2024-12-31T00:00:00Z", endpoint="x")
-    settings.config.edit(lambda _: login_changes(settings, name, trial, storage), trial=True)
+    settings.config.edit(login_changes, settings, name, trial, storage, trial=True)
 
 
 def forget_login(settings, name):
@@ -1994,7 +1996,7 @@ def forget_login(settings, name):
         profile = config.profile(name)
         if profile.in_keychain:
             open_keychain(settings, name).delete()
-        config.edit(lambda _: [(profile.key_of(field), None) for field in LOGIN_FIELDS])
+        config.edit(dict.fromkeys(map(profile.key_of, LOGIN_FIELDS)).items)
     return True
 
 
@@ -2866,18 +2868,18 @@ class BrowserLogin:
     """A sign-in through a browser: its secrets, and the loopback server that takes the answer."""
 
     def __init__(self, app, server, port):
-        import threading
         from secrets import token_urlsafe
+        from threading import Event, Lock, Thread
 
         self.app, self.server = app, server
         self.state, self.verifier = token_urlsafe(), app.guard(token_urlsafe(48))
-        self.once = threading.Lock()
-        self.answered, self.ended, self.shown = [threading.Event() for _ in range(3)]
+        self.once = Lock()
+        self.answered, self.ended, self.shown = Event(), Event(), Event()
         self.outcome = ("You are not signed in", "The sign-in was interrupted.")
         self.listener = callback_server(self, port)
         self.host = "127.0.0.1:%d" % self.listener.server_address[1]
         self.redirect_uri = "http://%s/callback" % self.host
-        threading.Thread(target=self.listener.serve_forever, args=(0.05,), daemon=True).start()
+        Thread(target=self.listener.serve_forever, args=(0.05,), daemon=True).start()
 
     def address(self):
         """Return the address where the person signs in (RFC 6749 §4.1.1, RFC 7636 §4.3)."""
@@ -4282,7 +4284,7 @@ def set_key(cx, typed, value, told):
             raise PodError("The login of profile '%s' is in the keyring" % profile, hint)
         return [(key_path(config, profile, name), value)]
 
-    cx.config.edit(plan)
+    cx.config.edit(plan, cx.config)
     cx.app.say(told)
     for variable in setting.env if setting and not own else ():
         if cx.app.env(variable):
@@ -4356,7 +4358,7 @@ def config_reset(cx, args):
         return dict.fromkeys(keys + (kept or [("api",)])).items()
 
     cx.confirm("Remove every setting in %s (logins stay)?" % cx.config.path)
-    cx.config.edit(plan)
+    cx.config.edit(plan, cx.config)
     cx.app.say("Settings removed; logins kept (podstack auth logout removes those)")
 
 
@@ -4393,7 +4395,7 @@ def config_delete_profile(cx, args):
     forget_login(cx.settings, name)
     base = config.profile(name).base
     keys = [base] if base else [("auth",), ("defaults", "project"), ("defaults", "gpu_type")]
-    config.edit(lambda _: dict.fromkeys(keys).items())
+    config.edit(dict.fromkeys(keys).items)
     cx.app.say("Deleted profile '%s'" % name)
 
 
