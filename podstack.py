@@ -3150,9 +3150,10 @@ def read_error(answer):
         return error, str(body.get("error_description") or body.get("message") or error), []
     if not isinstance(error, dict):
         return None, "", []
-    told = error.get("details")
-    details = [d for d in told if isinstance(d, dict)] if isinstance(told, list) else []
-    fields = ["  %s: %s" % (d.get("field", "?"), d.get("message", "?")) for d in details]
+    told, fields = error.get("details"), []
+    for detail in told if isinstance(told, list) else ():
+        if isinstance(detail, dict):
+            fields.append("  %s: %s" % (detail.get("field", "?"), detail.get("message", "?")))
     return error.get("code"), str(error.get("message") or ""), fields[:10]
 
 
@@ -3240,7 +3241,7 @@ class Api:
         data = raw if body is None else json_dump(body, True, None).encode("ascii")
         project = self.settings.get("project") if path.startswith("/pods") else None
         if project:
-            is_plain = all(" " <= char <= "~" for char in project)
+            is_plain = min(project) >= " " and max(project) <= "~"
             headers["X-Project-ID"] = project if is_plain else percent_encode(project)
         if data is not None:
             headers["Content-Type"] = "application/json"
@@ -3640,6 +3641,7 @@ class Option(Part):
 
     def __init__(self, shown, help, read=str, complete=(), default=None, required=False):
         self.shown, self.help, self.read, self.complete = shown, help, read, complete
+        self.name = shown
         self.names = shown.replace(",", "").split()
         self.metavar = None if self.names[-1].startswith("-") else self.names.pop()
         self.dest = self.names[-1].lstrip("-").replace("-", "_")
@@ -3678,6 +3680,7 @@ def command(words, text):
             kinds[type(part)].append(part)
         handler.options, handler.operands, handler.examples = kinds.values()
         handler.words = tuple(words.split())
+        handler.name = handler.words[-1]
         COMMANDS[handler.words] = handler
         return handler
 
@@ -3796,7 +3799,7 @@ def print_rows(cx, pages, columns, wide=()):
 def print_object(cx, value, columns):
     """Print one object: for a reader its columns (or (label, text)), as JSON and YAML all of it."""
     shown = list(map(labelled, columns))
-    width = max(len(label) for label, _ in shown) + 2
+    width = max(map(len, dict(shown))) + 2
     lines = []
     for label, show in shown:
         lines.append((label + ":").ljust(width) + (show(value) if callable(show) else show))
@@ -4220,13 +4223,14 @@ def examine(cx):
 @command("auth doctor", "Find what keeps you from signing in, and where values come from.")
 @Example("podstack auth doctor", "each line ok, warn or fail, with its remedy")
 def auth_doctor(cx, args):
-    rows, lines = examine(cx), []
+    rows, lines, failed = examine(cx), [], False
     for row in rows:
         row["detail"] = redact(row["detail"], cx.app.secrets)
         lines.append("%(status)-4s  %(check)-9s  %(detail)s" % row)
         lines += ["%17s-> %s" % ("", row["fix"])] if row["fix"] else []
+        failed = failed or row["status"] == "fail"
     print_fixed(cx, rows, *lines)
-    if any(row["status"] == "fail" for row in rows):
+    if failed:
         raise PodError("Something needs mending")
 
 
@@ -4459,10 +4463,11 @@ def project_create(cx, args):
 
 def read_environment(app, pairs, path):
     """Return {K: V} of --env-file and --env, where `K` alone takes the value from here."""
-    lines = enumerate(app.read_input(path, as_lines=True) if path else [], 1)
-    given = [("%s:%d" % (path, number), line.strip()) for number, line in lines]
-    found = {}
-    for place, text in given + [("--env", pair) for pair in pairs]:
+    found, lines = {}, app.read_input(path, as_lines=True) if path else []
+    for number, text in enumerate(lines + pairs, 1):
+        place = "--env"
+        if number <= len(lines):
+            place, text = "%s:%d" % (path, number), text.strip()
         if not text or (text.startswith("#") and place != "--env"):
             continue
         key, mark, value = text.partition("=")
@@ -4885,11 +4890,11 @@ def update(cx, args):
     origin = origin.rstrip("/")
     url = safe_url(origin + "/cli", "installer's address", loopback=True)
     answer = cx.http.request("GET", url, redirects=5)
-    versions = [line[8:] for line in answer.text.splitlines() if line.startswith("VERSION=")]
-    if answer.status != 200 or not versions or not answer.text.endswith('\n{ main "$@"; }\n'):
+    newest = answer.text.partition("\nVERSION=")[2].partition("\n")[0]
+    if answer.status != 200 or not newest or not answer.text.endswith('\n{ main "$@"; }\n'):
         raise PodError("%s is not podstack's installer (HTTP %d)" % (url, answer.status))
     if args.check:
-        news = "is the newest" if versions[0] == VERSION else "can be updated to " + versions[0]
+        news = "is the newest" if newest == VERSION else "can be updated to " + newest
         return cx.app.out("podstack %s %s" % (VERSION, news))
     if os.stat(folder).st_uid != os.geteuid() or not os.access(folder, os.W_OK):
         hint = "Run podstack update as its owner, or renew it where it is made (an image, a disk)"
@@ -4927,19 +4932,17 @@ def unknown_command(words, topics=()):
 
 def find_command(words):
     """Return (command, operands) for the words of a line, or (None, words)."""
-    for length in (2, 1):
-        found = COMMANDS.get(tuple(words[:length]))
-        if found:
-            return found, words[length:]
-    return None, words
+    found = COMMANDS.get(tuple(words[:2])) or COMMANDS.get(tuple(words[:1]))
+    return found, words[len(found.words) :] if found else words
 
 
 # -- help
 
 
-def columns_of(pairs):
-    """Return help lines of (left, right) pairs, aligned and within 80 columns."""
-    width = min(max(len(left) for left, _ in pairs), 26)
+def columns_of(rows):
+    """Return help lines of (left, right) pairs, or of what has a name and help, aligned."""
+    pairs = [row if isinstance(row, tuple) else (row.name, row.help) for row in rows]
+    width = min(max(map(len, dict(pairs))), 26)
     lines = []
     for left, right in pairs:
         if len(left) > width:
@@ -5001,34 +5004,31 @@ Dates are UTC; no colour with NO_COLOR, --no-color or cli.color: false.
 
 
 def help_page(usage, about, examples, tables, end):
-    """Return a page of help; `tables` are (title, pairs), and one without pairs is left out."""
+    """Return a page of help; `tables` are (title, rows), and one without rows is left out."""
     lines = ["usage: podstack " + usage, "", about, "", "examples:"]
     for example in examples:
         lines.append("  %s\n      %s" % (example.typed, example.meaning))
-    for title, pairs in tables:
-        if pairs:
-            lines += ["", title + ":"] + columns_of(pairs)
+    for title, rows in tables:
+        if rows:
+            lines += ["", title + ":"] + columns_of(rows)
     return "\n".join(lines + ["", end]) + "\n"
 
 
 def help_command(found):
     usage = list(found.words) + [option.shown for option in found.options if option.required]
     usage += ["[options]"] + [operand.shown for operand in found.operands]
-    operands = [(operand.name, operand.help) for operand in found.operands]
-    options = [(option.shown, option.help) for option in found.options]
     everywhere = " ".join(option.names[0] for option in GLOBAL_OPTIONS)
     end = "everywhere: %s\n(see podstack --help)" % everywhere
-    tables = [("arguments", operands), ("options", options)]
+    tables = [("arguments", found.operands), ("options", found.options)]
     return help_page(" ".join(usage), found.about, found.examples, tables, end)
 
 
 def help_text(words, topics=()):
     """Return the help for the words of a line, or one of `topics`; raises UsageError."""
     if not words:
-        single = [(path[0], found.help) for path, found in COMMANDS.items() if len(path) == 1]
-        options = [(option.shown, option.help) for option in GLOBAL_OPTIONS]
-        tables = [("commands", list(GROUPS) + single)]
-        tables.append(("options, before or after the command", options))
+        single = [found for path, found in COMMANDS.items() if len(path) == 1]
+        tables = [("commands", [*GROUPS, *single])]
+        tables.append(("options, before or after the command", GLOBAL_OPTIONS))
         examples = [auth_login.examples[0], pod_create.examples[0]]
         about = "Sign in to the Podstack GPU cloud and work there."
         end = "topics: podstack help " + "|".join(TOPICS)
@@ -5042,10 +5042,9 @@ def help_text(words, topics=()):
         raise unknown_command(words, topics)
     members = [found for path, found in COMMANDS.items() if path[0] == words[0]]
     examples = [found.examples[0] for found in members[:2]]
-    tables = [("commands", [(found.words[1], found.help) for found in members])]
     usage, about = words[0] + " COMMAND [options]", dict(GROUPS)[words[0]] + "."
     end = "podstack %s COMMAND --help shows a command's options." % words[0]
-    return help_page(usage, about, examples, tables, end)
+    return help_page(usage, about, examples, [("commands", members)], end)
 
 
 @command("help", "Show help for a command, or one of the topics.")
@@ -5072,7 +5071,8 @@ class Options:
     """The values of a command's options and operands, as attributes: at first the defaults."""
 
     def __init__(self, options):
-        self.__dict__.update((option.dest, option.default) for option in options)
+        for option in options:
+            setattr(self, option.dest, option.default)
 
 
 class Line:
@@ -5193,7 +5193,7 @@ def dispatch(line, app):
     if "-h" in asked or "--help" in asked:
         app.write(help_text(line.words))
         return 0
-    group = [word for word in line.words[:1] if word in dict(GROUPS)]
+    group = line.words[:1] if line.words and line.words[0] in dict(GROUPS) else []
     try:
         if line.words == group:
             read_options([], line.options)
