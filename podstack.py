@@ -2187,6 +2187,8 @@ def within(deadline, sock, act, *words):
         threading.Thread(target=work, daemon=True).start()
         while not ended.wait(min(0.5, seconds_left(deadline))):  # Windows: no Ctrl-C ends a wait
             pass
+    except RuntimeError as error:  # of a system that has no thread left
+        raise OSError(str(error))
     finally:
         if sock and not ended.is_set():
             import socket

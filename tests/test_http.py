@@ -412,6 +412,18 @@ def test_a_name_server_that_does_not_answer_ends_with_the_time_limit(monkeypatch
     assert result.err == "Error: Cannot reach api.test.invalid: no answer within 0.3 s" + DOCTOR
 
 
+def test_a_system_that_has_no_thread_left_is_told(monkeypatch, cli):
+    """As where `ulimit -u` or a container's limit is reached."""
+
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    env = {"PODSTACK_API_ENDPOINT": "https://api.test.invalid"}
+    result = cli("auth", "whoami", code=7, env=env, sleep=lambda _: None)
+    assert result.err == "Error: Cannot reach api.test.invalid: can't start new thread" + DOCTOR
+
+
 def test_a_dead_address_leaves_time_for_the_next(api, cli, monkeypatch):
     """As with an IPv6 address that leads nowhere: nothing answers there, not even a no."""
     with socket.socket() as dead, socket.socket() as first, socket.socket() as second:
