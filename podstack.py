@@ -110,8 +110,6 @@ class Unreachable(PodError):
 
 
 class ConfigError(PodError):
-    """The config file cannot be read, understood or written."""
-
     usual_hint = "Mend it, or set PODSTACK_CONFIG to another file"
 
 
@@ -120,8 +118,8 @@ def not_authenticated(details=()):
     return AuthError("Not authenticated", hint, details)
 
 
-def token_expired(details):
-    return AuthError("Token expired", "Re-authenticate: podstack auth login", details)
+def token_expired(origin):
+    return AuthError("Token expired", "Re-authenticate: podstack auth login", [origin])
 
 
 # == text: words, numbers, times and addresses ===============================================
@@ -376,7 +374,6 @@ def percent_encode(text, plain=URL_SAFE):
 
 
 def encode_query(pairs):
-    """Return `pairs` as an application/x-www-form-urlencoded text."""
     pairs = [(percent_encode(k), percent_encode(str(v))) for k, v in pairs if v is not None]
     return "&".join(map("=".join, pairs))
 
@@ -877,7 +874,6 @@ class App:
 
     @classmethod
     def real(cls):
-        """Return the App of this very process."""
         streams = []
         for stream in (sys.stdin, sys.stdout, sys.stderr):
             if stream:  # such that no letter breaks it (C locale, 3.6, wrong bytes)
@@ -1008,7 +1004,6 @@ class App:
             raise PodError("Nothing done")
 
     def ask_secret(self, prompt):
-        """Return a line typed without echo; nothing at the end of input."""
         import getpass
 
         try:
@@ -1403,7 +1398,6 @@ class FileLock:
             self.descriptor, self.held = None, False
 
     def open(self):
-        """Return a descriptor of the lock file, made where it is missing."""
         flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
         try:
             descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o600)
@@ -1416,7 +1410,6 @@ class FileLock:
         raise ConfigError("%s is not a lock file of ours" % self.path, "Remove it: " + self.path)
 
     def wait(self):
-        """Take the lock within the time limit; raises PodError."""
         started = self.app.now()
         while True:
             try:
@@ -1483,7 +1476,6 @@ class Profile:
         return nested if is_nested or (self.is_nested and not is_flat) else flat
 
     def get(self, field):
-        """Return the text of `field`, or None."""
         return self.config.text_at(self.key_of(field))
 
     @property
@@ -1554,7 +1546,6 @@ class Config:
         return ConfigError("%s: %s %s" % (place, ".".join(keys), problem))
 
     def at(self, keys):
-        """Return whatever stands at a key path, or None."""
         value = self.data
         for depth, key in enumerate(keys):
             if not isinstance(value, (dict, type(None))):
@@ -1683,11 +1674,11 @@ class Settings:
         option = ("--" + name.replace("_", "-"), given, None)
         environment = [(variable, self.app.env(variable), None) for variable in setting.env]
         own = [self.place(self.profile().key_of(setting.field))] if setting.field else []
-        general = [place for place in map(self.place, setting.general) if place not in own]
         # With --profile on the command line the profile's own values win over the environment.
         middle = own + environment if self.options.profile else environment + own
         default = self.app.usual_storage if name == "storage" else setting.default
-        for origin, text, keys in [option] + middle + general + [("default", default, None)]:
+        places = [option, *middle, *map(self.place, setting.general), ("default", default, None)]
+        for origin, text, keys in dict.fromkeys(places):  # the profile at the top is general, too
             if text is not None:
                 value = self.config.read(keys, read) if keys else accept(origin, text, read)
                 yield value, text, origin
@@ -1697,7 +1688,6 @@ class Settings:
         return next(self.candidates(name), (None, None, None))
 
     def get(self, name):
-        """Return the effective value of a setting, or None."""
         return self.find(name)[0]
 
 
@@ -1797,7 +1787,6 @@ class SecretService:
             raise self.failure(err)
 
     def delete(self):
-        """Remove the item; no error where there is none."""
         self.require_absent(self.call("clear")[2])
 
 
@@ -1869,7 +1858,7 @@ def pack_payload(login):
     import base64
     import zlib
 
-    kept = {field: getattr(login, field) for field in SECRET_FIELDS}
+    kept = {"token": login.token, "refresh_token": login.refresh_token}
     packed = base64.urlsafe_b64encode(zlib.compress(json_dump(kept, True, None).encode(), 9))
     return "ps1." + packed.decode("ascii")
 
@@ -1884,10 +1873,11 @@ def unpack_payload(payload):
         packed = base64.b64decode(payload[4:].encode("ascii"), b"-_", validate=True)
         reader = zlib.decompressobj()
         kept = json.loads(reader.decompress(packed, MAX_CONFIG_BYTES).decode("utf-8"))
-        kept = {field: kept.get(field) for field in SECRET_FIELDS}
+        token, refresh_token = kept.get("token"), kept.get("refresh_token")
         is_whole = reader.eof and not reader.unused_data and payload.startswith("ps1.")
-        if is_whole and is_token(kept["token"]):
-            return {field: text if is_token(text) else None for field, text in kept.items()}
+        if is_whole and is_token(token):
+            refresh_token = refresh_token if is_token(refresh_token) else None
+            return {"token": token, "refresh_token": refresh_token}
     except (ValueError, AttributeError, zlib.error, RecursionError):
         pass
     advice = "Sign in again: podstack auth login"
@@ -1908,7 +1898,6 @@ class Credential:
 
 
 def token_endpoint(profile, fields=("endpoint", "api_endpoint")):
-    """Return the endpoint that a profile's token belongs to."""
     for keys in (*map(profile.key_of, fields), ("api", "endpoint")):
         if profile.config.text_at(keys):
             return profile.config.read(keys, read_endpoint)
@@ -2677,7 +2666,6 @@ class AuthServer:
         self.endpoint("token")  # without it every way in would end in nothing
 
     def endpoint(self, name):
-        """Return the Url of one of its endpoints; raises PodError."""
         if name not in self.endpoints:
             raise PodError("The authorization server has no %s endpoint" % name, USE_TOKEN)
         return self.endpoints[name]
@@ -2689,9 +2677,9 @@ class AuthServer:
         return " ".join(scope for scope in SCOPES if scope in known)
 
     def form(self, **fields):
-        """Return a request as a form, for our resource (RFC 8707 §2), without empty fields."""
+        """Return a request as a form, for our resource (RFC 8707 §2), without those of None."""
         fields.update(client_id=self.client_id, resource=self.resource)
-        return encode_query((name, value) for name, value in fields.items() if value)
+        return encode_query(fields.items())
 
     def post(self, name, **fields):
         """Return what an endpoint answers to a form, without a redirect (RFC 6749 §5)."""
@@ -2896,7 +2884,7 @@ class BrowserLogin:
             state=self.state,
             code_challenge=digest.decode("ascii").rstrip("="),
             code_challenge_method="S256",
-            scope=scope,
+            scope=scope or None,
             # OpenID Connect Core §11: else that scope is dropped.
             prompt="consent" if "offline_access" in scope else None,
         )
@@ -3041,7 +3029,7 @@ def poll_device(app, server, told):
 
 def sign_in_by_device(app, server, complete):
     """Sign in with a code typed elsewhere (RFC 8628); `complete(grant)` saves the login."""
-    told = server.post("device_authorization", scope=server.scope)
+    told = server.post("device_authorization", scope=server.scope or None)
     address = safe_url(told.get("verification_uri"), "verification address", server.loopback)
     code, secret = told.get("user_code"), app.guard(told.get("device_code"))
     if not (isinstance(code, str) and 0 < len(code) <= 100 and is_token(secret)):
@@ -3085,7 +3073,7 @@ def renew_login(settings, http, credential):
                 config.reload()
                 newer = load_login(settings, config.profile(name))
                 if newer is None or newer.refresh_token == found.refresh_token:
-                    raise token_expired([found.origin])
+                    raise token_expired(found.origin)
                 return newer  # without a lock somebody has renewed it
             login = login_from_grant(settings.app, grant, server, endpoint, found)
             try:
@@ -3164,7 +3152,7 @@ def refusal(answer, what, credential, now):
     code, message, fields = read_error(answer)
     if answer.status == 401:
         if code == "token_expired" or credential.left(now) <= 0:
-            return token_expired([credential.origin])
+            return token_expired(credential.origin)
         return AuthError("Invalid authentication token", NEW_TOKEN, [credential.origin])
     if answer.status == 403:
         hint = "Check if the token has access to the project: podstack project list"
@@ -4001,7 +3989,7 @@ def auth_token_info(cx, args):
 def auth_token(cx, args):
     found = cx.api.credential
     if found.left(cx.app.now()) <= 0:
-        raise token_expired([found.origin])
+        raise token_expired(found.origin)
     print_fixed(cx, {"token": found.token}, found.token)
 
 
