@@ -435,7 +435,7 @@ def parse_url(text):
     return Url(scheme, host, port, slash + path, query)
 
 
-def safe_url(text, what, loopback=False):
+def safe_url(text, what, loopback=False, hint=USE_TOKEN):
     """Return the `Url` that a server named as `what`: https, or http where `loopback` allows it."""
     try:
         if not isinstance(text, str) or not text:
@@ -445,7 +445,7 @@ def safe_url(text, what, loopback=False):
             raise ValueError("it is not https")
         return url
     except ValueError as error:
-        raise PodError("The server's %s cannot be used: %s" % (what, error), USE_TOKEN)
+        raise PodError("The server's %s cannot be used: %s" % (what, error), hint)
 
 
 def read_endpoint(text):
@@ -4878,7 +4878,7 @@ def update(cx, args):
     receipt = dict(line.partition(" ")[::2] for line in cx.app.read_input(path, as_lines=True))
     origin = cx.app.env("PODSTACK_INSTALL_URL") or receipt.get("origin", INSTALL_URL)
     origin = origin.rstrip("/")
-    url = safe_url(origin + "/cli", "installer's address", loopback=True)
+    url = safe_url(origin + "/cli", "installer's address", loopback=True, hint=None)
     answer = cx.http.request("GET", url, redirects=5)
     newest = answer.text.partition("\nVERSION=")[2].partition("\n")[0]
     if answer.status != 200 or not newest or not answer.text.endswith('\n{ main "$@"; }\n'):

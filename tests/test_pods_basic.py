@@ -436,6 +436,7 @@ def test_several_pods_are_deleted_and_each_failure_is_told(cli, api, pods):
         "Error: Pod 'nope' not found",
         "Deleted pod 'web'",
         "Error: 1 of 3 pods failed",
+        "See: podstack pod list",
     ]
     assert [pod["name"] for pod in api.pods.values()] == ["other"]
 
