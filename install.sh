@@ -296,7 +296,7 @@ EOF
 # place: every file is complete beside its place before the first is renamed into it; old bytecode
 # goes first, for Python takes it as fresh when time (in seconds) and size happen to agree.
 place() {
-    stage=$lib/.new.$$ old=$(fact version)
+    stage=$lib/.new.$$
     { run mkdir -p "$bin" "$lib/__pycache__" "$stage" && run cp -p "$new"/* "$stage"; } ||
         fail "cannot write to $prefix; nothing was changed"
     run mv -f "$stage/receipt" "$receipt"
@@ -342,7 +342,7 @@ tell_path() {
 install() {
     find_python
     new=$(mktemp -d "${TMPDIR:-/tmp}/podstack.XXXXXX")
-    stage=$new fresh=''
+    stage=$new fresh='' old=$(fact version)
     trap 'rm -rf "$new" "$stage"; take_away "$fresh"' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
@@ -356,7 +356,7 @@ install() {
         place
     fi
     tell_path
-    [ -n "$dry_run" ] || say "Next: podstack auth login"
+    [ -n "$old$dry_run" ] || say "Next: podstack auth login"
 }
 
 remove() {

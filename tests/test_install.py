@@ -62,7 +62,8 @@ def test_install_use_update_and_uninstall_leave_the_tree_as_it_was(origin, user,
         "podstack %s can be updated to 9.8.7\n" % podstack.VERSION
     )
     told = "podstack 9.8.7 is installed in place of %s: " % podstack.VERSION
-    assert told in user.run("podstack", "update").err
+    done = user.run("podstack", "update").err
+    assert told in done and "Next: " not in done
     assert user.run("podstack", "--version").out == "podstack 9.8.7\n"
     assert user.run("podstack", "update", "--check").out == "podstack 9.8.7 is the newest\n"
 
@@ -86,6 +87,7 @@ def test_a_second_run_changes_nothing_at_all(origin, user):
     installed = snapshot(user.home)
     told = user.install().err
     assert "podstack %s is installed already: " % podstack.VERSION in told
+    assert "Next: " not in told
     assert snapshot(user.home) == installed
     user.install("--uninstall")
     assert "podstack is not installed here" in user.install("--uninstall").err
