@@ -1077,6 +1077,7 @@ class App:
         so is our stdin where `typed` is true. All that is ours where we `work(process)` meanwhile.
         """
         import signal
+        from contextlib import suppress
         from subprocess import DEVNULL, TimeoutExpired
 
         self.flush()
@@ -1087,7 +1088,8 @@ class App:
             if number != alarm:
                 caught.append(number)
             if caught and process and alarm:
-                process.send_signal(caught[0])
+                with suppress(ProcessLookupError):  # before 3.10: it has just ended
+                    process.send_signal(caught[0])
 
         # Handlers, not SIG_IGN: exec resets them, so that the program does not ignore what we do.
         # What nohup or a shell's & has made us ignore stays so for both.

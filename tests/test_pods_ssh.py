@@ -1057,3 +1057,17 @@ def test_a_port_that_is_taken_is_an_error(pod, cli, capfd):
     assert done.err.endswith(
         "Error: The connection to pod 'ci-pod' has ended\nSee how it is: podstack pod get ci-pod\n"
     )
+
+
+@pytest.mark.parametrize("version", sorted(PYTHONS))
+def test_ctrl_c_ends_a_forward_that_it_kills_at_once(api, home, terminal, version):
+    api.add_pods(1, name="ci-pod")
+    (home / "ssh").write_text("#!/bin/sh\necho it runs\nexec sleep 1000\n")
+    (home / "ssh").chmod(0o755)
+    env = {"PATH": "%s:%s" % (home, os.environ["PATH"]), "PODSTACK_API_TOKEN": USER}
+    words = (PYTHONS[version], PODSTACK)
+    screen = terminal(program=["/bin/bash", "--norc", "-i"], env=env)
+    screen.type("%s -B %s pod port-forward ci-pod 80; echo code $?; exit\n" % words)
+    screen.expect("it runs")
+    screen.type("\x03")
+    assert screen.expect(r"code (\d+)").group(1) == "130", screen.shown
