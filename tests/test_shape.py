@@ -31,7 +31,7 @@ IMPORTS = {
     },
     "api": {"_thread", "concurrent.futures", "http.client", "re", "shutil", "tarfile", "tempfile"},
     "commands": {"urllib.parse"},
-    "door": {"argparse", "functools", "traceback"},
+    "door": {"argparse", "traceback"},
 }  # fmt: skip
 # What reaches outside the program without an import: {written as: the chapters that may}.
 AT_START = ["io", "os", "stat", "sys", "time"]  # of these Python has loaded all but one itself
@@ -203,7 +203,7 @@ def test_one_ladder_turns_errors_into_words():
 
 def test_the_file_does_not_grow():
     """The wish is 3,000 lines; each new feature finds its lines here, and lowers the number."""
-    assert len(LINES) <= 5960
+    assert len(LINES) <= 5385
 
 
 def test_functions_are_small():

@@ -105,6 +105,12 @@ def test_a_request_needs_no_more_than_http_client(words, installed, api):
     assert not names & {"subprocess", "http.server", "webbrowser", "tempfile"}
 
 
+def test_all_that_is_installed_is_at_most_0_6_MB(installed):
+    folders = os.walk(installed.home + "/p")
+    sizes = [os.path.getsize(os.path.join(at, name)) for at, _, names in folders for name in names]
+    assert len(sizes) == 5 and sum(sizes) <= 600000  # launcher, start, source, bytecode, receipt
+
+
 def test_the_bytecode_holds_no_docstring(installed):
     (name,) = os.listdir(installed.lib + "/__pycache__")
     bytecode = read(os.path.join(installed.lib, "__pycache__", name), "rb")
