@@ -2201,8 +2201,9 @@ def ask(sock, *request):
     try:
         connection.request(*request)
         response = connection.getresponse()
-        if response.status < 200:
-            raise HTTPException("an interim answer where the last one should be")
+        is_coded = response.headers["transfer-encoding"] and not response.chunked
+        if response.status < 200 or response.headers.defects or is_coded:
+            raise HTTPException("an interim answer, a line without colon, or an unknown coding")
         return response
     except RemoteDisconnected:
         raise TransportFailure("it closed the connection without an answer")

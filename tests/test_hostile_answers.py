@@ -113,9 +113,9 @@ TOKEN_ANSWERS = {
     "HTTP 0.9": (b"{}\r\n", 7, NOT_HTTP),
     "ICY": (b"ICY 200 OK\r\n\r\n", 7, NOT_HTTP),
     # What http.client reads past is the answer that is left then: here {}.
-    "a header without colon": (b"HTTP/1.1 200 OK\r\nhello\r\n\r\n{}", 7, NO_TOKEN),
-    "a header without name": (b"HTTP/1.1 200 OK\r\n: x\r\n\r\n{}", 7, NO_TOKEN),
-    "a header with a space": (b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n{}", 7, NO_TOKEN),
+    "a header without colon": (b"HTTP/1.1 200 OK\r\nhello\r\n\r\n{}", 7, NOT_HTTP),
+    "a header without name": (b"HTTP/1.1 200 OK\r\n: x\r\n\r\n{}", 7, NOT_HTTP),
+    "a header with a space": (b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n{}", 7, NOT_HTTP),
     "a folded header": (b"HTTP/1.1 200 OK\r\nA: b\r\n c: d\r\n\r\n{}", 7, NO_TOKEN),
     "101 headers": (b"HTTP/1.1 200 OK\r\n" + b"".join(b"X%d: y\r\n" % i for i in range(101))
                     + b"\r\n{}", 7, NOT_HTTP),
@@ -131,7 +131,7 @@ TOKEN_ANSWERS = {
                             CUT_OFF),
     "too short": (b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{}", 7, CUT_OFF),
     "gzip": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 7,
-             NOT_UNDERSTOOD),
+             NOT_HTTP),
     "chunk size negative": (CHUNKED + b"-1\r\n{}\r\n0\r\n\r\n", 7, CUT_OFF),
     "chunk size a word": (CHUNKED + b"zz\r\n{}\r\n0\r\n\r\n", 7, CUT_OFF),
     "chunk size in C": (CHUNKED + b"0x2\r\n{}\r\n0\r\n\r\n", 7, NO_TOKEN),
@@ -140,7 +140,7 @@ TOKEN_ANSWERS = {
     "chunk longer than it says": (CHUNKED + b"1\r\n{}\r\n0\r\n\r\n", 7, CUT_OFF),
     "no last chunk": (CHUNKED + b"2\r\n{}\r\n", 7, CUT_OFF),
     "nothing": (b"", 7, "Cannot reach 127.0.0.1: it closed the connection without an answer"),
-    "half a head": (b"HTTP/1.1 200 OK\r\nContent-Le", 7, NOT_UNDERSTOOD),
+    "half a head": (b"HTTP/1.1 200 OK\r\nContent-Le", 7, NOT_HTTP),
     "binary": (bytes(range(256)) * 4, 7, NOT_HTTP),
     "a mail server": (b"220 mail.example ESMTP\r\n", 7, NOT_HTTP),
 }  # fmt: skip
