@@ -4985,7 +4985,7 @@ stdout holds the answer alone, stderr everything else, in every format.
   -o yaml     the same as YAML
   --quiet     ids alone for lists and create, nothing on stderr but errors
 
-  podstack pod list --status stopped --quiet | xargs podstack pod delete --yes
+  podstack pod list --status stopped -q | xargs -r podstack pod delete --yes
   podstack auth status -o json
   podstack pod list -o json | jq -r '.[].name'
 
