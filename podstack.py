@@ -67,6 +67,8 @@ EXIT_CODES = (
     (130, "interrupted"),
 )
 DOCTOR_HINT = "Find out why: podstack auth doctor"
+DEBUG_HINT = "Run it again with --debug and report what it prints"
+OUTPUT_HINT = "Send it elsewhere: > FILE"
 USE_TOKEN = "Use: podstack auth login --token - (or set PODSTACK_API_TOKEN)"
 NEW_TOKEN = "Generate a new token from the dashboard (%s)" % DASHBOARD_TOKENS
 
@@ -903,7 +905,7 @@ class App:
     def write(self, answer):
         """Write text that is safe as it stands (help, JSON, YAML), or bytes, to stdout."""
         if self.stdout is None:
-            raise PodError("Standard output is closed")
+            raise PodError("Standard output is closed", OUTPUT_HINT)
         self.clear_status()
         stream = self.stdout.buffer if isinstance(answer, bytes) else self.stdout
         self.on_stdout(stream.write, answer)
@@ -919,7 +921,7 @@ class App:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise PodError("Cannot write to standard output: %s" % error.strerror)
+            raise PodError("Cannot write to standard output: %s" % error.strerror, OUTPUT_HINT)
 
     def complain(self, *lines, label=""):
         """Write lines to stderr whatever --quiet says; the `label` before each may be coloured."""
@@ -1068,7 +1070,8 @@ class App:
                     data = stream.read()
             return data.decode("utf-8").splitlines() if as_lines else data
         except (OSError, UnicodeDecodeError) as error:
-            raise PodError("Cannot read %s: %s" % (name, getattr(error, "strerror", error)))
+            reason = (name, getattr(error, "strerror", error))
+            raise PodError("Cannot read %s: %s" % reason, "Look at it: ls -l %s" % name)
 
     def hand_over(self, argv, typed=True, timeout=None, streams=None, work=None):
         """Run a program on our own streams and return its exit code (128 + signal when killed).
@@ -3470,7 +3473,8 @@ def run_copy(cx, pod, place, script, *operands, **streams):
     words = ssh_to(cx, pod, "-T") + [remote_words(("sh", "-c", script, "podstack") + operands)]
     code = cx.app.pipe(words, **streams)
     if code == 66:
-        raise NotFound("%s: no such file or directory in pod '%s'" % (place, pod))
+        hint = "See what there is: podstack pod exec %s -- ls" % pod
+        raise NotFound("%s: no such file or directory in pod '%s'" % (place, pod), hint)
     if code:
         hint = "A copy needs sh and tar in the pod" if code == 127 else None
         raise PodError("The copy has failed (exit code %d)" % code, hint)
@@ -3495,10 +3499,10 @@ def copy_to_pod(cx, source, pod, path):
             raise
         except OSError as error:
             reason = (error.filename or source, error.strerror or error)
-            raise PodError("Cannot read %s: %s" % reason)
+            raise PodError("Cannot read %s: %s" % reason, "Look at it: ls -l %s" % source)
 
     if not os.path.lexists(source):
-        raise NotFound("%s does not exist" % source)
+        raise NotFound("%s does not exist" % source, "See what there is: ls")
     if os.path.isdir(source):  # which may become `path/`, as with cp
         path = path.rstrip("/") or "/"
     run_copy(cx, pod, path, RECEIVE, path, own_name(source), os.urandom(6).hex(), feed=pack)
@@ -3595,7 +3599,8 @@ def copy_from_pod(cx, pod, path, target):
                 raise PodError("The pod's answer is not understood")
             merge(new, goal)
     except OSError as error:
-        raise PodError("Cannot write %s: %s" % (goal, error.strerror or error))
+        hint = "Look where it goes: ls -ld %s" % folder
+        raise PodError("Cannot write %s: %s" % (goal, error.strerror or error), hint)
 
 
 # == commands: what the user types ===========================================================
@@ -3889,7 +3894,6 @@ def finish_login(cx, profile, storage, login):
 @Option("--no-verify", "store the token without checking it")
 @Example("podstack auth login", "sign in, in the browser")
 @Example("podstack auth login --token YOUR_API_TOKEN", "with an API token")
-@Example("podstack --profile work auth login", "a second account")
 def auth_login(cx, args):
     app, config, settings = cx.app, cx.config, cx.settings
     settings.creates = True
@@ -4224,7 +4228,7 @@ def auth_doctor(cx, args):
         failed = failed or row["status"] == "fail"
     print_fixed(cx, rows, *lines)
     if failed:
-        raise PodError("Something needs mending")
+        raise PodError("Something needs mending", "Do what stands behind ->")
 
 
 # -- config
@@ -4881,11 +4885,12 @@ def update(cx, args):
     receipt = dict(line.partition(" ")[::2] for line in cx.app.read_input(path, as_lines=True))
     origin = cx.app.env("PODSTACK_INSTALL_URL") or receipt.get("origin", INSTALL_URL)
     origin = origin.rstrip("/")
-    url = safe_url(origin + "/cli", "installer's address", loopback=True, hint=None)
+    hint = "Check PODSTACK_INSTALL_URL, or try again later"
+    url = safe_url(origin + "/cli", "installer's address", loopback=True, hint=hint)
     answer = cx.http.request("GET", url, redirects=5)
     newest = answer.text.partition("\nVERSION=")[2].partition("\n")[0]
     if answer.status != 200 or not newest or not answer.text.endswith('\n{ main "$@"; }\n'):
-        raise PodError("%s is not podstack's installer (HTTP %d)" % (url, answer.status))
+        raise PodError("%s is not podstack's installer (HTTP %d)" % (url, answer.status), hint)
     if args.check:
         news = "is the newest" if newest == VERSION else "can be updated to " + newest
         return cx.app.out("podstack %s %s" % (VERSION, news))
@@ -4902,7 +4907,8 @@ def update(cx, args):
     script = answer.text.encode("utf-8")
     code, _, _ = cx.app.run(argv, script, timeout=600, env=environ, inherit=True)
     if code:
-        raise PodError("The installer failed (exit %d); this podstack stays as it is" % code)
+        problem = "The installer failed (exit %d); this podstack stays as it is" % code
+        raise PodError(problem, "It says why above; try again: podstack update")
 
 
 # == door: the command line in, an exit code out =============================================
@@ -5363,13 +5369,12 @@ def main(argv, app):
     except PodError as error:
         return report(app, error)
     except OSError as error:
-        return report(app, PodError(str(error.strerror or error)))
+        return report(app, PodError(str(error.strerror or error), DEBUG_HINT))
     except RecursionError:  # nothing else is as deep as what comes from elsewhere
         return report(app, Unreachable("Podstack's answer is nested too deeply"))
     except Exception as error:
         bug = (VERSION, type(error).__name__, error)
-        hint = "Run it again with --debug and report what it prints"
-        return report(app, PodError("This is a bug in podstack %s (%s: %s)" % bug, hint))
+        return report(app, PodError("This is a bug in podstack %s (%s: %s)" % bug, DEBUG_HINT))
 
 
 def run():

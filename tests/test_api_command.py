@@ -128,7 +128,9 @@ def test_a_body_goes_as_it_is(api, cli, home, source):
     ids=str,
 )
 def test_calls_that_are_not_made(api, cli, words, code, error):
-    assert cli("api", *words, code=code).error == "Error: " + error
+    done = cli("api", *words, code=code)
+    assert done.error == "Error: " + error
+    assert (done.err.splitlines()[1] == "Look at it: ls -l nothing") == ("nothing" in words)
     assert api.requests == []
 
 

@@ -460,7 +460,7 @@ def test_a_command_is_described(words):
     said = [part.help for part in found.options + found.operands]
     for text in said + [example.meaning for example in found.examples]:
         assert re.match("[a-z]|[A-Z]{2}", text) and not text.endswith(".")
-    assert 1 <= len(found.examples) <= 3
+    assert 1 <= len(found.examples) <= 2
 
 
 @pytest.mark.parametrize("words", NAMES)

@@ -26,7 +26,7 @@ def doctor(cli):
 
     def run(*options, code=0, **more):
         done = cli("auth", "doctor", "-o", "json", *options, code=code, **more)
-        failed = "Error: Something needs mending\n"
+        failed = "Error: Something needs mending\nDo what stands behind ->\n"
         assert done.err.endswith(failed) if code else failed not in done.err
         for row in done.json:
             assert list(row) == ["check", "status", "detail", "fix"]

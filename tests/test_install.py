@@ -175,7 +175,10 @@ def test_a_version_that_does_not_start_keeps_the_old_one(origin, user):
     origin.publish("9.8.7", text="raise SystemExit('no module named podstack')\n")
     told = user.run("podstack", "update", code=1).err
     assert "Error: %s/podstack.py does not start with /" % origin.url in told
-    assert told.endswith("Error: The installer failed (exit 1); this podstack stays as it is\n")
+    assert told.endswith(
+        "Error: The installer failed (exit 1); this podstack stays as it is\n"
+        "It says why above; try again: podstack update\n"
+    )
     assert snapshot(user.home) == installed
 
 
@@ -624,11 +627,17 @@ def test_update_refuses_what_is_no_installer(origin, user):
     for body in (b"<html>503</html>", script[:-5], b'\n{ main "$@"; }\n'):
         origin.files["/cli"] = body
         told = user.run("podstack", "update", code=1).err
-        assert told == "Error: %s/cli is not podstack's installer (HTTP 200)\n" % origin.url
+        assert told == (
+            "Error: %s/cli is not podstack's installer (HTTP 200)\n"
+            "Check PODSTACK_INSTALL_URL, or try again later\n" % origin.url
+        )
     told = user.run("podstack", "update", code=7, PODSTACK_INSTALL_URL="http://127.0.0.1:9").err
     assert told.startswith("Error: Cannot reach 127.0.0.1: connection refused\n")
     told = user.run("podstack", "update", code=1, PODSTACK_INSTALL_URL="http://192.0.2.1").err
-    assert told == "Error: The server's installer's address cannot be used: it is not https\n"
+    assert told == (
+        "Error: The server's installer's address cannot be used: it is not https\n"
+        "Check PODSTACK_INSTALL_URL, or try again later\n"
+    )
 
 
 def test_update_asks_podstack_itself_where_the_install_names_no_mirror(origin, user):

@@ -466,12 +466,14 @@ def test_a_traceback_follows_the_message_with_debug_alone(home):
         assert ("Traceback (most recent call last):" in lines) is traced
 
 
+ELSEWHERE = "Send it elsewhere: > FILE\n"
 ENDS = [
-    ("$P config path >&-", 1, "Error: Standard output is closed\n"),
+    ("$P config path >&-", 1, "Error: Standard output is closed\n" + ELSEWHERE),
     ("$P config path >&- 2>&-", 1, ""),
     ("$P config path >/dev/full", 1,
-     "Error: Cannot write to standard output: No space left on device\n"),
-    ("$P help >/dev/full", 1, "Error: Cannot write to standard output: No space left on device\n"),
+     "Error: Cannot write to standard output: No space left on device\n" + ELSEWHERE),
+    ("$P help >/dev/full", 1,
+     "Error: Cannot write to standard output: No space left on device\n" + ELSEWHERE),
     ("$P config path 2>&- >/dev/null", 0, ""),
     ("$P auth status 2>&-", 4, ""),
     ("$P auth status 2>/dev/full", 4, ""),

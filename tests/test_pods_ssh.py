@@ -710,7 +710,10 @@ def test_an_archive_without_its_end_is_no_tree(pod, home, tmp_path, cli, capfd):
 
 def test_what_is_not_in_the_pod_is_named(pod, cli):
     done = cli("pod", "cp", "ci-pod:a b/none", "there", code=6)
-    assert done.error == "Error: ./a b/none: no such file or directory in pod 'ci-pod'"
+    assert done.err == (
+        "Error: ./a b/none: no such file or directory in pod 'ci-pod'\n"
+        "See what there is: podstack pod exec ci-pod -- ls\n"
+    )
 
 
 def test_a_pod_without_tar(pod, home, tmp_path, cli, capfd):
@@ -771,8 +774,11 @@ def test_what_is_no_file_is_left_out_and_named(pod, home, cli, capfd):
         (("p:a", "q:b"), "One of SRC and DST must be POD:PATH, the other a path here"),
         (("./p:a", "/q:b"), "One of SRC and DST must be POD:PATH, the other a path here"),
         (("p:", "b"), "'p:' names no path in the pod"),
-        (("nothing", "ci-pod:b"), "nothing does not exist"),
-        (("ci-pod:b", "no/where"), "Cannot write no/where: No such file or directory"),
+        (("nothing", "ci-pod:b"), "nothing does not exist\nSee what there is: ls\n"),
+        (
+            ("ci-pod:b", "no/where"),
+            "Cannot write no/where: No such file or directory\nLook where it goes: ls -ld no\n",
+        ),
         (("user@host:x", "b"), "Pod 'user@host' not found"),
         (("scp://host/x", "b"), "Pod 'scp' not found"),
         (("-oProxyCommand=x:y", "b"), "--output must be table"),

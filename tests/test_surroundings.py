@@ -130,7 +130,7 @@ def test_closed_streams(shell, account, config):
     assert shell("podstack auth whoami <&-").out == "user@example.com\n"
     assert shell("podstack auth whoami 2>&-").out == "user@example.com\n"
     told = shell("podstack auth whoami >&-", code=1).err
-    assert told == "Error: Standard output is closed\n"
+    assert told == "Error: Standard output is closed\nSend it elsewhere: > FILE\n"
     assert shell("podstack auth whoami <&- >&- 2>&-", code=1).err == ""
     assert shell("podstack auth nonsense 2>&-", code=2).out == ""
     shell("podstack config set defaults.project blue <&- >&- 2>&-")
@@ -152,7 +152,10 @@ def test_a_reader_that_went_away(words, shell, account):
 def test_a_full_disk_behind_stdout(shell, account):
     for words in ("--version", "project list"):
         told = shell("podstack %s >/dev/full" % words, code=1).err
-        assert told == "Error: Cannot write to standard output: No space left on device\n"
+        assert told == (
+            "Error: Cannot write to standard output: No space left on device\n"
+            "Send it elsewhere: > FILE\n"
+        )
 
 
 def test_stdin_without_a_token(shell, api):
