@@ -1063,6 +1063,8 @@ class App:
     def read_input(self, name, as_lines=False):
         """Return the bytes, or the lines, of a file that the command line names (`-` is stdin)."""
         try:
+            if name == "-" and self.stdin is None:
+                raise OSError(None, "it is closed")
             if name == "-":
                 data = self.stdin.buffer.read()
             else:
@@ -1071,7 +1073,8 @@ class App:
             return data.decode("utf-8").splitlines() if as_lines else data
         except (OSError, UnicodeDecodeError) as error:
             reason = (name, getattr(error, "strerror", error))
-            raise PodError("Cannot read %s: %s" % reason, "Look at it: ls -l %s" % name)
+            hint = "Name a file instead" if name == "-" else "Look at it: ls -l %s" % name
+            raise PodError("Cannot read %s: %s" % reason, hint)
 
     def hand_over(self, argv, typed=True, timeout=None, streams=None, work=None):
         """Run a program on our own streams and return its exit code (128 + signal when killed).
@@ -1116,9 +1119,8 @@ class App:
             caught.append(signal.SIGTERM)
             process.terminate()  # not kill: ssh has the terminal's modes to restore
             process.wait()
-            raise PodError(
-                "The command has not ended within %g s" % timeout, "Give it longer: --timeout S"
-            )
+            problem = "The command has not ended within %g s" % timeout
+            raise PodError(problem, "Give it longer: --timeout S")
         finally:
             if process:
                 process.kill()

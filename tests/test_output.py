@@ -479,6 +479,8 @@ ENDS = [
     ("$P auth status 2>/dev/full", 4, ""),
     ("$P config path <&- >/dev/null", 0, ""),
     ("$P config reset <&-", 2, None),
+    ("PODSTACK_API_TOKEN=t $P api /x --input - <&-", 1,
+     "Error: Cannot read -: it is closed\nName a file instead\n"),
     ("$P help | true; exit ${PIPESTATUS[0]}", 1, ""),
     ("$P config set cli.color no >&-", 0, None),
 ]  # fmt: skip
