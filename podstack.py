@@ -22,7 +22,6 @@ VERSION = "1.0.0"
 DEFAULT_ENDPOINT = "https://api.podstack.ai"
 DEFAULT_CLIENT_ID = "podstack-cli"
 DEFAULT_PROFILE = "default"
-DEFAULT_TIMEOUT = 30.0
 INSTALL_URL = "https://get.podstack.ai"
 DASHBOARD_TOKENS = "Account > API Tokens"
 SOURCE = os.path.abspath(__file__)
@@ -769,7 +768,8 @@ def yaml_dump(value):
 
 def _insert_lines(lines, row, indent, new):
     """Insert the lines `new` before `row`, with `indent` spaces and the file's line break."""
-    newline = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
+    first = lines[0] if lines else ""
+    newline = first[len(first.rstrip("\r\n")) :] or "\n"
     if row and new and not lines[row - 1].endswith(("\n", "\r")):
         lines[row - 1] += newline
     lines[row:row] = [" " * indent + line + newline for line in new]
@@ -855,7 +855,6 @@ def yaml_set(text, keys, value):
 TEXT_BROWSERS = {"lynx", "w3m", "links", "links2", "elinks", "www-browser", "sensible-browser"}
 WINDOWS_HANDLER = "url.dll,FileProtocolHandler"
 X_BROWSERS = ("x-www-browser", "firefox", "chromium", "google-chrome", "chromium-browser")
-PLAIN_IN_URLS = URL_SAFE.union(b":/?[]@&=+,%")
 LABEL_COLORS = {"Error: ": "31", "Warning: ": "33"}
 
 
@@ -877,12 +876,11 @@ class App:
     @classmethod
     def real(cls):
         streams = []
-        for stream in (sys.stdin, sys.stdout, sys.stderr):
-            if stream:  # such that no letter breaks it (C locale, 3.6, wrong bytes)
-                errors = "surrogateescape" if stream is sys.stdin else "backslashreplace"
-                form = (stream.buffer, stream.encoding, errors, None, stream.isatty())
-                stream = io.TextIOWrapper(*form)
-            streams.append(stream)
+        for one in (sys.stdin, sys.stdout, sys.stderr):
+            if one:  # such that no letter breaks it (C locale, 3.6, wrong bytes)
+                errors = "surrogateescape" if one is sys.stdin else "backslashreplace"
+                one = io.TextIOWrapper(one.buffer, one.encoding, errors, None, one.isatty())
+            streams.append(one)
         home = os.path.expanduser("~")
         return cls(*streams, os.environ, home if os.path.isabs(home) else None)
 
@@ -1184,7 +1182,7 @@ class App:
         if command is None:
             return False
         # wslview hands it to PowerShell, and some settings of BROWSER to sh: $(...) would run.
-        plain = percent_encode(address, PLAIN_IN_URLS)
+        plain = percent_encode(address, URL_SAFE.union(b":/?[]@&=+,%"))
         argv = [word.replace("%s", plain) for word in command]
         try:
             # xdg-open tries these last; left to itself it would go on with text browsers.
@@ -2452,7 +2450,7 @@ def check_service(answer):
 class Http:
     """A client for one command: shared TLS contexts, kept-alive connections, one timeout."""
 
-    def __init__(self, app, timeout=DEFAULT_TIMEOUT, ca_bundle=None):
+    def __init__(self, app, timeout=30, ca_bundle=None):
         self.app, self.timeout, self.ca_bundle = app, timeout, ca_bundle
         self.context = None  # the one that has verified a server
         self.idle = {}
@@ -3450,7 +3448,7 @@ class Meter:
     """The stream of a copy; it shows how much has gone through, and ends at its `limit`."""
 
     def __init__(self, app, stream):
-        self.app, self.stream, self.count, self.limit = app, stream, 0, MAX_CONFIG_BYTES
+        self.app, self.stream, self.count, self.limit = app, stream, 0, MAX_CONFIG_BYTES // 2
 
     def tell(self):
         return self.count
@@ -3562,7 +3560,7 @@ def unpack(app, stream, new):
                 else:
                     links.append((names, member.linkname))
                 # The next header is read into memory whole, however long it says that it is.
-                metered.limit = metered.count + MAX_CONFIG_BYTES
+                metered.limit = metered.count + MAX_CONFIG_BYTES // 2
     except (tarfile.TarError, ValueError, OverflowError) as error:
         app.debug("tar: %s" % error)
         return False
@@ -3900,6 +3898,8 @@ def auth_login(cx, args):
     app, config, settings = cx.app, cx.config, cx.settings
     settings.creates = True
     profile = config.profile(settings.get("profile"))
+    if args.use_keyring and args.no_keyring:
+        raise UsageError("--use-keyring and --no-keyring exclude each other")
     storage = "keyring" if args.use_keyring else "file"
     if not (args.use_keyring or args.no_keyring):
         storage = settings.get("storage")

@@ -305,6 +305,8 @@ def test_the_environment_chooses_the_place(api, cli, config, keyring):
     for option, place in (("--no-keyring", str(config)), ("--use-keyring", "the keyring")):
         done = login(cli, option, env={"PODSTACK_STORAGE": "cloud"})
         assert "token stored in %s\n" % place in done.err
+    done = login(cli, "--use-keyring", "--no-keyring", code=2)
+    assert done.error == "Error: --use-keyring and --no-keyring exclude each other"
 
 
 def test_profiles_and_config_files_have_items_of_their_own(api, cli, config, keyring, tmp_path):

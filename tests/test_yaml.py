@@ -589,7 +589,7 @@ SET = [
     ),
     ("carriage returns stay", "a: 1\r\nb: 2\r\n", "a", "x", "a: x\r\nb: 2\r\n"),
     ("carriage returns in new lines", "a: 1\r\n", "b.c", "x", "a: 1\r\nb:\r\n  c: x\r\n"),
-    ("bare carriage returns stay", "a: 1\rb: 2\r", "c", "x", "a: 1\rb: 2\rc: x\n"),
+    ("bare carriage returns", "a: 1\rb: 2\r", "c", "x", "a: 1\rb: 2\rc: x\r"),
     ("byte order mark stays", "\ufeffa: 1\n", "a", "x", "\ufeffa: x\n"),
     ("no line break at the end", "a: 1\nb: 2", "b", "x", "a: 1\nb: x"),
     ("new entry after no line break", "a: 1", "b", "x", "a: 1\nb: x\n"),
