@@ -228,14 +228,15 @@ def encodings(secret):
 
 
 def redact(text, secrets=()):
-    """Return `text` without secrets: by value in any encoding, by the shape of API tokens."""
+    """Return `text` without secrets: by value in any encoding, by the shape of tokens and URLs."""
     for secret in sorted(secrets, key=len, reverse=True):
         for form in encodings(secret):
             text = text.replace(form, mask(secret))
-    if "psk_" not in text and "podstack_" not in text:
+    if "psk_" not in text and "podstack_" not in text and "@" not in text:
         return text
     import re
 
+    text = re.sub(r"://[^\s/@]*@", "://****@", text)
     return re.sub(r"\b(psk_(?=[\w.-]{4})|podstack_(?=[\w.-]{16}))[\w.-]+", r"\1****", text)
 
 
@@ -1084,7 +1085,6 @@ class App:
         from contextlib import suppress
         from subprocess import DEVNULL, TimeoutExpired
 
-        self.flush()
         process, caught, before = None, [], []
         alarm = getattr(signal, "SIGALRM", None)
 
@@ -1203,6 +1203,7 @@ SECRET_FIELDS = ("token", "refresh_token")
 PROFILE_FIELDS = {field: ("auth", field) for field in LOGIN_FIELDS + ("storage", "token_command")}
 PROFILE_FIELDS.update({field: ("defaults", field) for field in ("project", "gpu_type")})
 PROFILE_FIELDS.update(api_endpoint=("api", "endpoint"), client_id=("api", "client_id"))
+TOP_OF_FILE = (("auth",), ("defaults", "project"), ("defaults", "gpu_type"))  # profile `default`
 WRITE_HINTS = {
     "EBUSY": "It is mounted as a single file: mount its directory instead",
     "ENOSPC": "Free some space on that disk, then try again",
@@ -1460,10 +1461,9 @@ class Profile:
 
     def __init__(self, config, name):
         self.config, self.name, self.base = config, name, ("profiles", name)
-        at_top = (("auth",), ("defaults", "project"), ("defaults", "gpu_type"))
         is_default = name == DEFAULT_PROFILE and config.at(self.base) is None
         if is_default and "profiles" in config.data:
-            is_default = any(config.at(keys) is not None for keys in at_top)
+            is_default = any(config.at(keys) is not None for keys in TOP_OF_FILE)
         if is_default:
             self.base = ()
         blocks = {type(config.at(self.base + (block,))) for block in ("auth", "defaults", "api")}
@@ -1909,14 +1909,13 @@ def token_endpoint(profile, fields=("endpoint", "api_endpoint")):
     return DEFAULT_ENDPOINT
 
 
-def check_pin(settings, profile, own):
+def check_pin(settings, profile, own, remedy="Sign in there: podstack %sauth login"):
     """Raise unless the endpoint that the profile's token is kept for is the one in effect."""
     endpoint, _, origin = settings.find("endpoint")
     if own != endpoint:
         problem = "The token of profile '%s' is for %s, not for %s" % (profile.name, own, endpoint)
         option = "--profile %s " % profile.name if settings.options.profile else ""
-        hint = "Sign in there: podstack %sauth login" % option
-        raise AuthError(problem, hint, ["The address is from %s" % origin])
+        raise AuthError(problem, remedy % option, ["The address is from %s" % origin])
 
 
 def load_login(settings, profile, pinned=True):
@@ -2017,8 +2016,9 @@ def check_command_file(named):
     real = os.path.realpath(named)
     for path in (real, os.path.dirname(real), os.path.dirname(named)):
         facts = os.stat(path)
-        if facts.st_mode & 0o022 or facts.st_uid not in (0, os.geteuid()):
-            hint = "Run: chmod go-w %s" % path
+        is_ours = facts.st_uid in (0, os.geteuid())
+        if facts.st_mode & 0o022 or not is_ours:
+            hint = ("Run: chmod go-w %s" if is_ours else "It must be yours: ls -ld %s") % path
             raise AuthError("token_command is not run: others can write %s" % path, hint)
 
 
@@ -2027,7 +2027,8 @@ def command_credential(settings, profile):
     import json
 
     app, what = settings.app, "token_command of profile '%s'" % profile.name
-    check_pin(settings, profile, token_endpoint(profile, ["api_endpoint"]))
+    remedy = "If its token is for there: podstack %sconfig set api.endpoint ADDRESS"
+    check_pin(settings, profile, token_endpoint(profile, ["api_endpoint"]), remedy)
     if profile.config.has_modes:
         check_command_file(profile.config.path)
     if app.env("PODSTACK_TOKEN_COMMAND"):
@@ -2081,7 +2082,7 @@ def find_credential(settings):
 RETRIES = 3
 REPEATABLE = ("GET", "DELETE")
 CONNECT_SECONDS = 3
-MAX_LINE_BYTES = 1 << 16
+PIECE_BYTES = 1 << 16
 HASHED_CA_DIRECTORY = "/etc/ssl/certs"
 CA_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -2147,7 +2148,6 @@ class TransportFailure(OSError):
     def __init__(self, reason, final=False, hint=None):
         super().__init__(reason)
         self.reason, self.final, self.hint = reason, final, hint
-        self.sent = False  # true where the request may have been carried out
 
 
 def seconds_left(deadline):
@@ -2219,15 +2219,14 @@ def read_pieces(response):
     from http.client import HTTPException
 
     left = float("inf") if response.length is None else response.length
-    response.length = None  # before 3.12 read1 does not count it down
     try:
         while left:
-            piece = response.read1(min(left, MAX_LINE_BYTES))
+            piece = response.read1(min(left, PIECE_BYTES))
             if not piece:
                 break
             left -= len(piece)
             yield piece
-    except (HTTPException, ValueError):  # the latter of a chunk below zero, on 3.6
+    except (HTTPException, ValueError):  # ValueError: a chunk below zero, on 3.6
         left = None
     if left not in (0, float("inf")):
         raise TransportFailure("its answer was cut off")
@@ -2243,10 +2242,10 @@ def read_body(response):
     return bytes(body)
 
 
-def unreachable(url, failure):
+def unreachable(url, failure, sent=True):
     """Return the Unreachable that tells the user of a TransportFailure."""
     error = Unreachable("Cannot reach %s: %s" % (url.host, failure.reason), failure.hint)
-    error.sent = failure.sent
+    error.sent = sent
     return error
 
 
@@ -2262,7 +2261,7 @@ def redirect_goal(method, url, answer, redirects):
     except ValueError:
         pass
     reason = "it redirects to %s, which is not followed" % (target or "nowhere")
-    raise Unreachable("Cannot reach %s: %s" % (url.host, reason))
+    raise unreachable(url, TransportFailure(reason))
 
 
 def debug_message(app, mark, line, headers, body):
@@ -2278,18 +2277,6 @@ def debug_message(app, mark, line, headers, body):
     if body:
         text = body.decode("utf-8", "replace")
         app.debug("%s %s" % (mark, redact_names(redact(text, app.secrets))[:MAX_SHOWN]))
-
-
-def request_headers(app, url, headers):
-    """Return all headers of a request but its length."""
-    python = "python %d.%d" % sys.version_info[:2]
-    known = {
-        "Host": url.origin.partition("://")[2],
-        "User-Agent": "podstack-cli/%s (%s; %s)" % (VERSION, python, app.platform),
-        "Accept": "application/json",
-    }
-    known.update(headers)
-    return known
 
 
 def dial(host, port, deadline):
@@ -2331,10 +2318,11 @@ def skips_proxy(entry, url):
 
 def http_time(text):
     """Return the Unix seconds of an HTTP date (RFC 9110 §5.6.7), or None where it is none."""
+    import calendar
     from email.utils import parsedate_to_datetime
 
     try:
-        return parsedate_to_datetime(text).timestamp()
+        return calendar.timegm(parsedate_to_datetime(text).utctimetuple())  # without a zone: GMT
     except (TypeError, ValueError, IndexError, OverflowError):
         return None
 
@@ -2384,6 +2372,7 @@ def tls_context(bundle):
         context.minimum_version = ssl.TLSVersion.TLSv1_2
     else:
         context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)  # 3.8 and 3.9 set it
     if getattr(context, "security_level", 0) < 2:
         try:
             context.set_ciphers("DEFAULT:@SECLEVEL=2")
@@ -2409,11 +2398,14 @@ def failure_of(error, seconds):
         return TransportFailure("no answer within %g s" % seconds)
     if isinstance(error, socket.gaierror):
         return TransportFailure("its name cannot be resolved", error.errno != socket.EAI_AGAIN)
-    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-        return TransportFailure("it closed the connection during the TLS handshake")
+    name = getattr(error, "reason", None) or ""
+    is_cut = isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+    # What OpenSSL 3 says of it; 3.6 and 3.7 take its number for another name.
+    if is_cut or name in ("UNEXPECTED_EOF_WHILE_READING", "KRB5_S_TKT_NYV"):
+        when = "within its answer" if hasattr(error, "sent") else "during the TLS handshake"
+        return TransportFailure("it closed the connection " + when)
     if not isinstance(error, (ssl.SSLError, ssl.CertificateError)):
         return TransportFailure(str(getattr(error, "strerror", None) or error).lower())
-    name = getattr(error, "reason", None) or ""
     code = getattr(error, "verify_code", name)
     if not isinstance(error, ssl.SSLError):  # match_hostname of 3.6
         code = 62
@@ -2428,13 +2420,14 @@ def streamed(response, url, silence):
     try:
         yield from read_pieces(response)
     except OSError as error:
+        error.sent = True
         raise unreachable(url, failure_of(error, silence))
 
 
-def check_service(answer):
+def check_service(answer, now):
     """Raise Unreachable where the service is failing or limits the rate; returns the answer."""
     if answer.status == 429:
-        wait = retry_after(answer, time.time())
+        wait = retry_after(answer, now)
         when = "in %d s" % (wait + 0.999) if wait is not None else "later"
         error = Unreachable("Rate limited; try again " + when, hint="")
         error.sent = False
@@ -2452,7 +2445,7 @@ class Http:
 
     def __init__(self, app, timeout=30, ca_bundle=None):
         self.app, self.timeout, self.ca_bundle = app, timeout, ca_bundle
-        self.context = None  # the one that has verified a server
+        self.contexts = {}  # by origin: the one that has verified its server
         self.idle = {}
 
     def connect(self, url, deadline):
@@ -2464,22 +2457,23 @@ class Http:
             bundles.insert(0, HASHED_CA_DIRECTORY)  # parsing all that the system trusts costs 40 ms
         # As bytes the name skips the idna codec; 3.6 compares it as text.
         name = url.host if sys.version_info < (3, 7) else url.host.encode("ascii")
-        for bundle in bundles:  # before the second is tried nothing was sent but a handshake
-            context = self.context or tls_context(bundle)
+        for bundle in bundles:  # before the second is tried nothing was sent to this host
+            context = self.contexts.get(url.origin) or tls_context(bundle)
             sock = self.tunnel(proxy, url, deadline)
             try:
-                secured = context.wrap_socket(sock, False, False, server_hostname=name)
+                # Not suppress_ragged_eofs: what is cut off in TLS is not whole (RFC 9112 §9.8).
+                secured = context.wrap_socket(sock, False, False, False, name)
                 within(deadline, secured, secured.do_handshake)
-                self.context = context
+                self.contexts[url.origin] = context
                 return secured
-            except (OSError, ValueError) as error:  # the latter of a name that none can have
+            except (OSError, ValueError) as error:  # ValueError: no name of a host
                 failure = failure_of(error, self.timeout)
                 if failure.hint != CA_HINT:
                     break
         raise failure
 
     def proxy_for(self, url):
-        """Return a proxy's (host, port, password, variable), or None; raises TransportFailure."""
+        """Return a proxy's (host, port, its login, variable), or None; raises TransportFailure."""
         variable = next((name for name in PROXY_VARIABLES if self.app.env(name)), None)
         if variable is None or url.is_loopback:
             return None
@@ -2505,17 +2499,17 @@ class Http:
 
     def tunnel(self, proxy, url, deadline):
         """Return a connection to a host, through the proxy's tunnel if any (RFC 9110 §9.3.6)."""
-        if proxy is None:
-            return dial(url.host, url.port, deadline)
-        host, port, password, variable = proxy
-        target = "%s:%d" % ("[%s]" % url.host if ":" in url.host else url.host, url.port)
         import socket
 
+        if proxy is None:
+            return dial(url.host, url.port, deadline)
+        host, port, pair, variable = proxy
+        target = "%s:%d" % ("[%s]" % url.host if ":" in url.host else url.host, url.port)
         headers = {"Host": target}
         self.app.debug("> CONNECT %s through proxy %s:%d" % (target, host, port))
-        if password:
+        if pair:
             self.app.debug("> Proxy-Authorization: Basic ****")
-            headers["Proxy-Authorization"] = "Basic " + password
+            headers["Proxy-Authorization"] = "Basic " + pair
         try:
             sock = dial(host, port, deadline)
             response = within(deadline, sock, ask, sock, "CONNECT", target, None, headers)
@@ -2545,9 +2539,8 @@ class Http:
                 busy = answer.status in (502, 503, 504) and method in REPEATABLE
                 repeatable = busy or answer.status == 429
             except OSError as error:
-                failure = failure_of(error, seconds)
-                failure.sent = getattr(error, "sent", False)
-                repeatable = not failure.final and (method in REPEATABLE or not failure.sent)
+                failure, sent = failure_of(error, seconds), hasattr(error, "sent")
+                repeatable = not failure.final and (method in REPEATABLE or not sent)
             # Full jitter, after what the server asks for.
             pause = 0.5 * 2**turn * int.from_bytes(os.urandom(4), "big") / 2**32
             pause += (answer and retry_after(answer, self.app.now())) or 0
@@ -2557,12 +2550,18 @@ class Http:
             self.app.sleep(pause)
             turn += 1
         if failure:
-            raise unreachable(url, failure)
-        return check_service(answer)
+            raise unreachable(url, failure, sent)
+        return check_service(answer, self.app.now())
 
     def attempt(self, method, url, headers, body, deadline, silence):
-        """Try once; raises OSError, whose `sent` is true where the request may have arrived."""
-        headers = request_headers(self.app, url, headers)
+        """Try once; raises OSError, which has `sent` where the request may have arrived."""
+        agent = (VERSION, *sys.version_info[:2], self.app.platform)
+        headers = {
+            "Host": url.origin.partition("://")[2],
+            "User-Agent": "podstack-cli/%s (python %d.%d; %s)" % agent,
+            "Accept": "application/json",
+            **headers,
+        }
         debug_message(self.app, ">", "%s %s" % (method, url), headers, body)
         request = (method, url.target, body, headers)
         # A kept-alive connection may have been closed meanwhile: for all but GET it would be in
@@ -2697,7 +2696,10 @@ class AuthServer:
         is_good = name == "revocation" or (is_object and "error" not in body)  # RFC 7009 §2.2
         if answer.status == 200 and is_good:
             return body
-        if is_object and isinstance(body.get("error"), str):
+        is_refusal = is_object and isinstance(body.get("error"), str)
+        if is_refusal and name == "revocation":
+            raise PodError("Not revoked: %s" % body["error"], "Use: podstack auth logout")
+        if is_refusal:
             raise OAuthError(body)
         problem = "The authorization server's answer is not understood (HTTP %d)"
         raise Unreachable(problem % answer.status)
@@ -2769,7 +2771,7 @@ def login_from_grant(app, grant, server, endpoint, earlier=None):
 
 
 def surroundings(app, exists=os.path.exists):
-    """Return the names of what is so here and decides how to sign in."""
+    """Return which of these hold here: terminal, browser_variable, ssh, container, graphical."""
     named = app.env("container") or app.env("KUBERNETES_SERVICE_HOST")
     facts = {
         "terminal": app.is_terminal(app.stdin, app.stderr),
@@ -2873,8 +2875,9 @@ class BrowserLogin:
         self.answered, self.ended, self.shown = Event(), Event(), Event()
         self.outcome = ("You are not signed in", "The sign-in was interrupted.")
         self.listener = callback_server(self, port)
-        self.host = "127.0.0.1:%d" % self.listener.server_address[1]
-        self.redirect_uri = "http://%s/callback" % self.host
+        self.port = self.listener.server_address[1]
+        callback = Url("http", "127.0.0.1", self.port, "/callback", "")  # a browser drops :80
+        self.host, self.redirect_uri = callback.origin[len("http://") :], callback.text
         Thread(target=self.listener.serve_forever, args=(0.05,), daemon=True).start()
 
     def address(self):
@@ -2967,9 +2970,8 @@ class BrowserLogin:
             parts = (app.env("SSH_CONNECTION") or "").split()
             host = parts[2] if len(parts) == 4 else "SERVER"
             user = app.env("USER") or app.env("LOGNAME") or "USER"
-            tunnel = (self.host.partition(":")[2], self.host, user, host)
             app.say("Your browser is elsewhere? Run there first:", "")
-            app.say("  ssh -L %s:%s %s@%s" % tunnel, "")
+            app.say("  ssh -L %d:127.0.0.1:%d %s@%s" % (self.port, self.port, user, host), "")
         if app.is_terminal(app.stdin):
             app.say("If the browser ends at a page that does not load, paste its address here.")
             threading.Thread(target=self.read_pasted, daemon=True).start()
@@ -2989,9 +2991,9 @@ def sign_in_by_browser(app, server, options, launch, complete):
     login = BrowserLogin(app, server, options.callback_port)
     try:
         login.ask(launch)
-        fields = {"grant_type": "authorization_code", "code": login.wait(options.timeout)}
-        fields.update(redirect_uri=login.redirect_uri, code_verifier=login.verifier)
-        complete(server.tokens(**fields))
+        proof = {"redirect_uri": login.redirect_uri, "code_verifier": login.verifier}
+        code = login.wait(options.timeout)
+        complete(server.tokens(grant_type="authorization_code", code=code, **proof))
         login.outcome = (SIGNED_IN, "Close this page and go back to the terminal.")
     except PodError as error:
         told = printable(redact(error.message, app.secrets))
@@ -3107,9 +3109,10 @@ def fresh_credential(settings, http, credential):
 
 
 # == api: the Podstack API, call by call =====================================================
-# Thin methods that take and return plain data, after ../v1 of the endpoint. They attach the token,
-# turn a refusal into the error of its case, and read every page of a list; a copy goes through ssh.
-# A user's word never becomes more than one path segment, and a pod's never a place outside a copy.
+# Thin methods that take and return plain data, for paths below the endpoint's /v1. They attach the
+# token, turn a refusal into the error of its case, and read every page of a list; a copy is a tar
+# stream through ssh. A user's word never becomes more than one path segment, and no name in a
+# pod's stream leads out of the copy.
 
 
 def looks_like_id(word):
@@ -3120,9 +3123,9 @@ def looks_like_id(word):
 
 
 def pod_path(pod_id, more=""):
-    if pod_id in ("", ".", ".."):  # a name never becomes a path
-        raise UsageError("'%s' is not a name" % pod_id)
-    return "/pods/" + percent_encode(str(pod_id)) + more
+    if not isinstance(pod_id, str) or pod_id in ("", ".", ".."):  # an id never becomes a path
+        raise PodError("Podstack names no usable id of this pod", "Ask Podstack's support")
+    return "/pods/" + percent_encode(pod_id) + more
 
 
 def not_understood(why):
@@ -3166,15 +3169,15 @@ def refusal(answer, what, credential, now):
     if answer.status == 402 or code == "insufficient_balance":
         hint = "See: podstack wallet balance"
         return PodError("Insufficient wallet balance", hint, fields or [message])
-    if answer.status == 404 and what:
-        return NotFound("%s not found" % what, "See: podstack pod list")
     if answer.status == 404:
-        return NotFound(message or "Not found: %s" % answer.url, DOCTOR_HINT)
+        told = "%s not found" % what if what else message or "Not found: %s" % answer.url
+        is_pod = what and what.startswith("Pod ")
+        return NotFound(told, "See: podstack pod list" if is_pod else DOCTOR_HINT)
     if not message:
         from http.client import responses
 
         message = "%s (HTTP %d)" % (responses.get(answer.status, "Refused"), answer.status)
-    return UsageError(message, None, fields, PodError.code)
+    return UsageError(message, None, fields, PodError.code)  # of which the door names the help
 
 
 def read_pages(fetch):
@@ -3230,15 +3233,17 @@ class Api:
             return self._credential.token != refused
 
     def send(self, method, path, query=(), body=None, what=None, raw=None, silence=None):
-        """Return the good Answer to a call on `what`; `raw` is a body, `silence` of a long text."""
+        """Return the good Answer to a call on `what`; `raw` is a body as it is to be sent.
+
+        With `silence` the answer is streamed, and that many seconds may pass without a byte of it.
+        """
         base, headers = parse_url(self._endpoint or self.settings.get("endpoint")), {}
         place = base.path + "/v1" + path
         url = Url(base.scheme, base.host, base.port, place, encode_query(query))
         data = raw if body is None else json_dump(body, True, None).encode("ascii")
         project = self.settings.get("project") if path.startswith("/pods") else None
         if project:
-            is_plain = min(project) >= " " and max(project) <= "~"
-            headers["X-Project-ID"] = project if is_plain else percent_encode(project)
+            headers["X-Project-ID"] = project if max(project) <= "~" else percent_encode(project)
         if data is not None:
             headers["Content-Type"] = "application/json"
         if silence:
@@ -3324,8 +3329,6 @@ class Api:
             except NotFound:
                 pass
         pod_id = self.pod_by_name(word).get("id")
-        if not isinstance(pod_id, str):
-            raise not_understood("a pod without id")
         return pod_id, self.send(method, pod_path(pod_id, more), **options)
 
     def pod_call(self, word, more, body=None, method="POST", name="pod"):
@@ -3487,11 +3490,13 @@ def copy_to_pod(cx, source, pod, path):
     def entry(member):
         if not member.isdev():
             return member
-        cx.app.warn("left out: %s is neither a file nor a directory" % member.name)
+        name = member.name[len("new/") :] or source
+        cx.app.warn("left out: %s is neither a file nor a directory" % name)
 
     def pack(stream):
         try:
             stream, form = Meter(cx.app, stream), tarfile.GNU_FORMAT
+            # Not "w|": interrupted, it writes what is left, to one who may never read it.
             with tarfile.open(fileobj=stream, mode="w", format=form) as archive:
                 archive.add(os.path.realpath(source), "new", filter=entry)
                 archive.addfile(tarfile.TarInfo("end"))
@@ -3539,6 +3544,8 @@ def unpack(app, stream, new):
     import tarfile
 
     links = []  # made last, so that nothing is written through one
+    umask = os.umask(0o077)
+    os.umask(umask)
     try:
         metered = Meter(app, stream)
         with tarfile.open(fileobj=metered, mode="r|") as archive:
@@ -3549,12 +3556,12 @@ def unpack(app, stream, new):
                 path = os.path.join(new, *names) if in_tree else new
                 if member.isdir():
                     os.makedirs(path, exist_ok=True)
-                    os.chmod(path, member.mode & 0o777 | 0o700)  # we move things out of it
+                    os.chmod(path, member.mode & 0o777 & ~umask | 0o700)  # we move things out
                 elif member.isreg():
                     with open(path, "xb") as file:
                         shutil.copyfileobj(archive.extractfile(member), file, 65536)
                     os.utime(path, (member.mtime, member.mtime))
-                    os.chmod(path, member.mode & 0o777)
+                    os.chmod(path, member.mode & 0o777 & ~umask)
                 elif member.islnk():
                     os.link(os.path.join(new, *safe_names(member.linkname)), path)
                 else:
@@ -3666,8 +3673,8 @@ class Example(Part):
 def command(words, text):
     """Declare the function below as a command: it gets `words`, `help` and `about`, and is listed.
 
-    The first line of `text` is the `help` in lists of commands; where that line is no sentence it
-    stands there alone, and the rest is what the command's own help is `about`.
+    The first line of `text` is the `help` in lists of commands. Where it ends in a full stop all of
+    `text` is what the command's own help is `about`, else what comes after it.
     """
 
     def declare(handler):
@@ -3686,7 +3693,7 @@ def command(words, text):
 
 
 def whole_number(text, limit=10**9, accepted="a whole number above 0"):
-    if not is_digits(text) or not 0 < int(text[:10]) < limit:
+    if not is_digits(text) or len(text) > 9 or not 0 < int(text) < limit:
         raise ValueError(accepted)
     return int(text)
 
@@ -3765,7 +3772,7 @@ def print_streamed(cx, pages, form):
         if form == "yaml":
             print_data(cx, [row], form)
         else:
-            cx.app.write(lead + json_for(cx, [row])[2:-2])
+            cx.app.write(lead + json_for(cx, [row])[2:-2])  # without its own brackets
         lead = ",\n"
     if lead == "[\n":
         cx.app.out("[]")
@@ -3818,10 +3825,8 @@ def field(name, show=str):
 
 def expiry_words(text, now):
     """Return `2024-12-31 (in 12 days)`, or `never`."""
-    if text is None:
-        return "never"
-    at = parse_time(text)
-    return str(text) if at is None else "%s (%s)" % (format_date(text), distance(at - now))
+    at, date = parse_time(text), format_date(text, "never")
+    return date if at is None else "%s (%s)" % (date, distance(at - now))
 
 
 # -- auth
@@ -3900,9 +3905,8 @@ def auth_login(cx, args):
     profile = config.profile(settings.get("profile"))
     if args.use_keyring and args.no_keyring:
         raise UsageError("--use-keyring and --no-keyring exclude each other")
-    storage = "keyring" if args.use_keyring else "file"
-    if not (args.use_keyring or args.no_keyring):
-        storage = settings.get("storage")
+    asked = "keyring" if args.use_keyring else "file" if args.no_keyring else None
+    storage = asked or settings.get("storage")
     endpoint, client_id = settings.get("endpoint"), settings.get("client_id")
     server = discover(cx.http, endpoint, client_id) if args.token is None else None
     way = choose_way(args, server, surroundings(app))
@@ -4014,7 +4018,8 @@ def auth_refresh(cx, args):
         raise PodError("This token cannot be refreshed", hint)
     login = renew_login(cx.settings, cx.http, stored)
     cx.app.say("Token refreshed")
-    cx.app.out("Token expires: %s" % format_date(login.expires, "never"))
+    expires = "Token expires: %s" % format_date(login.expires, "never")
+    print_fixed(cx, {"expires_at": login.expires}, expires)
 
 
 def revoke_credential(cx, credential, endpoint):
@@ -4023,10 +4028,10 @@ def revoke_credential(cx, credential, endpoint):
         server = server_of_login(cx.http, credential, endpoint)
         if "revocation" not in server.endpoints:
             raise PodError("This server cannot revoke a login", "Use: podstack auth logout")
-        first = ("refresh_token", credential.refresh_token)  # RFC 7009 §2.1
-        for hint, token in (first, ("access_token", credential.token)):
-            if token:
-                server.post("revocation", token=token, token_type_hint=hint)
+        refresh_token = credential.refresh_token
+        if refresh_token:  # first of the two (RFC 7009 §2.1)
+            server.post("revocation", token=refresh_token, token_type_hint="refresh_token")
+        server.post("revocation", token=credential.token, token_type_hint="access_token")
     else:
         try:
             Api(cx, credential, endpoint).send("DELETE", "/auth/token")
@@ -4041,7 +4046,7 @@ def auth_revoke(cx, args):
     credential = find_credential(cx.settings)
     if credential.kind == "command":
         raise PodError("A token from token_command is not ours to revoke", "Revoke it there")
-    cx.confirm("Revoke the token (%s)?" % credential.origin)
+    cx.confirm("Revoke the %s?" % credential.origin.replace("Token", "token", 1))
     revoke_credential(cx, credential, cx.settings.get("endpoint"))
     if credential.kind == "environment":
         cx.app.say("PODSTACK_API_TOKEN still holds it: unset it")
@@ -4058,8 +4063,8 @@ def auth_revoke(cx, args):
 def auth_logout(cx, args):
     app, config = cx.app, cx.config
     names = config.profile_names() if args.all else [cx.settings.profile().name]
-    failed = []
-    for profile in map(config.profile, names):
+    profiles, failed = list(map(config.profile, names)), []  # a bad one changes nothing
+    for profile in profiles:
         try:
             login = load_login(cx.settings, profile, pinned=False) if args.revoke else None
             if login:
@@ -4108,8 +4113,8 @@ def milliseconds_since(started):
 def check_file(cx):
     path, config = cx.settings.path, cx.config
     for name in config.profile_names():
-        for field in PROFILE_FIELDS:
-            config.profile(name).get(field)
+        for name_in_file in PROFILE_FIELDS:
+            config.profile(name).get(name_in_file)
     if config.stat is None:
         yield "file", "ok", "%s does not exist yet" % path
     elif config.is_open_to_others:
@@ -4222,14 +4227,13 @@ def examine(cx):
 @command("auth doctor", "Find what keeps you from signing in, and where values come from.")
 @Example("podstack auth doctor", "each line ok, warn or fail, with its remedy")
 def auth_doctor(cx, args):
-    rows, lines, failed = examine(cx), [], False
+    rows, lines = examine(cx), []
     for row in rows:
         row["detail"] = redact(row["detail"], cx.app.secrets)
         lines.append("%(status)-4s  %(check)-9s  %(detail)s" % row)
         lines += ["%17s-> %s" % ("", row["fix"])] if row["fix"] else []
-        failed = failed or row["status"] == "fail"
     print_fixed(cx, rows, *lines)
-    if failed:
+    if any(row["status"] == "fail" for row in rows):
         raise PodError("Something needs mending", "Do what stands behind ->")
 
 
@@ -4390,15 +4394,13 @@ def config_get_profile(cx, args):
 @Example("podstack config delete-profile work", "asks first")
 def config_delete_profile(cx, args):
     name, config = args.name, cx.config
-    config.profile(name, must_exist=True)
+    profile = config.profile(name, must_exist=True)
     if name in (cx.settings.get("profile"), config.text_at(("profile",))):
         hint = "Choose another first: podstack config set-profile NAME"
         raise PodError("Profile '%s' is the active one" % name, hint)
     cx.confirm("Delete profile '%s' and its login?" % name)
     forget_login(cx.settings, name)
-    base = config.profile(name).base
-    keys = [base] if base else [("auth",), ("defaults", "project"), ("defaults", "gpu_type")]
-    config.edit(dict.fromkeys(keys).items)
+    config.edit(dict.fromkeys([profile.base] if profile.base else TOP_OF_FILE).items)
     cx.app.say("Deleted profile '%s'" % name)
 
 
@@ -4477,14 +4479,15 @@ def read_environment(app, pairs, path):
 
 
 def wait_for_state(cx, pod, target, timeout):
-    """Return the pod once it is `target` (`gone` for deleted); raises PodError when time is up."""
+    """Return the pod once it is `target` (`gone`: deleted) and say so; raises PodError."""
     name = pod.get("name") or pod.get("id")
     deadline, pause = time.monotonic() + timeout, 0.5
     while True:
         state = pod.get("status")
-        cx.app.status("Pod '%s': %s" % (name, state))
         if state == target:
+            cx.app.say("Pod '%s' is %s" % (name, target))
             return pod
+        cx.app.status("Pod '%s': %s" % (name, state))
         if state == "failed" and target != "gone":
             raise PodError("Pod '%s' has failed" % name, "See: podstack pod logs %s" % name)
         left = deadline - time.monotonic()
@@ -4496,9 +4499,9 @@ def wait_for_state(cx, pod, target, timeout):
         try:
             pod = cx.api.pod_again(pod, name)
         except NotFound:
-            if target == "gone":
-                return pod
-            raise
+            if target != "gone":
+                raise
+            pod = dict(pod, status="gone")
         except Unreachable as error:
             cx.app.debug(error.message)
             pod = dict(pod, status="unreachable")
@@ -4613,7 +4616,6 @@ def change_pods(cx, args, done, target, act, *words):
     for pod in pods if args.wait else ():
         try:
             wait_for_state(cx, pod, target, args.timeout)
-            cx.app.say("Pod '%s' is %s" % (pod.get("name") or pod.get("id"), target))
         except PodError as error:
             count(error)
     if failures:
@@ -4673,7 +4675,7 @@ def shown_log(chunks):
     rest = b""
     for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > MAX_LINE_BYTES:  # some programs never end a line
+        if len(rest) > PIECE_BYTES:  # some programs never end a line
             lines, rest = lines + [rest], b""
         yield "".join(map(printable_log, lines))
     if rest:
@@ -4693,7 +4695,7 @@ def pod_logs(cx, args):
             at = app.now() - parse_span(args.since)
         except ValueError:
             at = parse_time(args.since)
-        if at is None:
+        if at is None or at < 0:
             raise UsageError("--since takes a time or a span such as 1h, not '%s'" % args.since)
         query.append(("since", format_time(at)))
     silence = 86400 if args.follow else 120

@@ -470,7 +470,7 @@ def is_loopback_callback(uri):
         port = parts.port
     except ValueError:
         return False
-    plain = parts.scheme == "http" and port and not (parts.query or parts.fragment)
+    plain = parts.scheme == "http" and port != 0 and not (parts.query or parts.fragment)
     local = parts.hostname in ("127.0.0.1", "::1", "localhost") and "@" not in parts.netloc
     return bool(plain and local and parts.path == "/callback")
 

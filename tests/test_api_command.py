@@ -63,7 +63,8 @@ def test_a_path_that_is_none_or_leads_elsewhere_is_refused(api, cli, path):
     "path", ["/pods/...", "/pods/..a", "/pods/a..b", "/pods/.hidden", "/pods/%20"]
 )
 def test_dots_in_a_name_are_a_name(api, cli, path):
-    assert cli("api", path, code=6).error == "Error: '%s' not found" % path
+    done = cli("api", path, code=6)
+    assert done.err == "Error: '%s' not found\nFind out why: podstack auth doctor\n" % path
 
 
 # -- podstack api: method and body

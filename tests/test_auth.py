@@ -816,6 +816,15 @@ def test_a_server_that_cannot_revoke_says_so(cli, api, config):
     assert config.read_bytes() == before
 
 
+def test_what_the_server_says_of_a_revocation_is_told(cli, api, config):
+    keep_oauth(config, api)
+    before = config.read_bytes()
+    api.next("/oauth/revoke", status=400, body={"error": "unsupported_token_type"})
+    done = cli("auth", "revoke", "--yes", code=1)
+    assert done.err == "Error: Not revoked: unsupported_token_type\nUse: podstack auth logout\n"
+    assert config.read_bytes() == before
+
+
 def test_revoking_the_environments_token_leaves_the_stored_one_alone(cli, api, config):
     keep(config, api, OTHER)
     before = config.read_bytes()
@@ -842,7 +851,7 @@ def test_without_a_terminal_revoke_needs_a_word_beforehand(cli, api, config):
     keep(config, api)
     done = cli("auth", "revoke", code=2)
     assert done.err == (
-        "Error: Revoke the token (Token from profile 'default' in %s)? "
+        "Error: Revoke the token from profile 'default' in %s? "
         "There is no terminal to ask on\nAdd: --yes\n" % config
     )
     assert USER in api.tokens
@@ -855,7 +864,7 @@ def test_without_a_terminal_revoke_needs_a_word_beforehand(cli, api, config):
 def test_revoke_asks_on_a_terminal(cli, api, config, answer, code):
     keep(config, api)
     done = cli("auth", "revoke", stdin=answer + "\n", tty=True, code=code, **PLAIN)
-    question = "Revoke the token (Token from profile 'default' in %s)? [y/N] " % config
+    question = "Revoke the token from profile 'default' in %s? [y/N] " % config
     assert done.err.startswith(question)
     assert (USER in api.tokens) == bool(code)
     if code:
@@ -919,6 +928,21 @@ def test_logout_of_every_profile(cli, api, two_profiles):
         "profiles:\n  default:\n    project: my-project\n  work:\n    project: work-project\n"
     )
     assert set(api.tokens) >= {USER, OTHER}
+
+
+@pytest.mark.parametrize("words", [(), ("--revoke",)])
+def test_logout_of_every_profile_changes_nothing_where_one_cannot_be_read(
+    cli, api, two_profiles, words
+):
+    write(two_profiles, two_profiles.read_text() + "  odd: text\n")
+    before = two_profiles.read_text()
+    done = cli("auth", "logout", "--all", *words, code=1)
+    assert done.err.splitlines() == [
+        "Error: %s:10:3: profiles.odd must hold keys and values" % two_profiles,
+        "Mend it, or set PODSTACK_CONFIG to another file",
+    ]
+    assert two_profiles.read_text() == before
+    assert {USER, OTHER} <= set(api.tokens)
 
 
 def test_logout_can_end_every_login_at_the_server(cli, api, two_profiles):

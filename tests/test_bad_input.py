@@ -287,6 +287,13 @@ def test_an_endpoint_that_is_no_address(cli, config, endpoint):
     assert not config.exists()
 
 
+def test_a_password_in_an_endpoint_is_not_repeated(cli):
+    env = dict(TOKEN, PODSTACK_API_ENDPOINT="https://me:pa55word@api.podstack.ai")
+    done = cli("auth", "status", "--debug", env=env, code=2)
+    assert "not 'https://****@api.podstack.ai'\n" in done.err
+    assert "pa55word" not in done.err
+
+
 def test_an_endpoint_in_the_file_is_named_by_its_line(cli, config):
     config.write_text("api:\n  endpoint: podstack\n")
     done = cli("auth", "status", env=TOKEN, code=1)

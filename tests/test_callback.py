@@ -578,6 +578,16 @@ def test_a_port_of_ones_own_and_again_at_once(api, sign):
         one.login.end(0)
 
 
+def test_the_port_that_browsers_leave_out(api, sign):
+    try:
+        socket.create_server(("127.0.0.1", 80)).close()
+    except OSError as error:
+        pytest.skip("port 80: %s" % error.strerror)
+    one = sign("--callback-port", "80")
+    assert sandbox.Person().visit(one.address).status == 200
+    one.login.end(0)
+
+
 def test_a_port_that_is_taken(api, cli):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -82,6 +82,7 @@ def test_words_that_are_no_secrets_stay():
 
 
 def test_a_token_that_nobody_knows_is_masked_by_its_shape():
+    assert podstack.redact("of https://me:pa55@h/, me@h") == "of https://****@h/, me@h"
     shown = podstack.redact("psk_abcdef and podstack_0123456789abcdefgh.")
     assert shown == "psk_**** and podstack_****"
 

@@ -46,9 +46,7 @@ def test_a_pod_changes(api, cli, slept, verb, first, at_once, at_last, said):
     pod["status"] = first
     done = cli("pod", verb, pod["id"], "--wait", sleep=slept.append)
     assert done.err == (
-        "{} pod 'ci-pod'\nPod 'ci-pod': {}\nPod 'ci-pod': {}\nPod 'ci-pod' is {}\n".format(
-            said, at_once, at_last, at_last
-        )
+        "{} pod 'ci-pod'\nPod 'ci-pod': {}\nPod 'ci-pod' is {}\n".format(said, at_once, at_last)
     )
     assert pod["status"] == at_last and len(slept) == 2
     pod["status"] = first
@@ -83,7 +81,6 @@ def test_what_fails_is_told_and_the_rest_is_done(api, cli, slept):
         "Error: Cannot start pod 'b' while it is running",
         "Error: Pod 'nope' not found",
         "Pod 'a': pending",
-        "Pod 'a': running",
         "Pod 'a' is running",
         "Error: 2 of 3 pods failed",
         "See: podstack pod list",
@@ -122,7 +119,7 @@ def test_create_waits_until_the_pod_runs(api, cli, slept):
     done = cli("pod", "create", "--name", "a", "--image", "i", "--wait", "-o", "json",
                sleep=slept.append)  # fmt: skip
     assert done.json["status"] == "running" and done.json["ssh_command"]
-    assert done.err == "Created pod 'a'\nPod 'a': pending\nPod 'a': running\n"
+    assert done.err == "Created pod 'a'\nPod 'a': pending\nPod 'a' is running\n"
 
 
 def test_polls_grow_rarer(api, cli, slept):
@@ -152,6 +149,23 @@ def test_a_failed_pod_can_be_deleted_and_waited_for(api, cli, slept):
     assert statuses(api) == {}
 
 
+@pytest.mark.parametrize("pod", [{}, {"id": None}, {"id": 7}, {"id": ""}, {"id": ".."}], ids=str)
+@pytest.mark.parametrize("words", [("stop", "a"), ("events", "a"), ("get", "a", "--watch")])
+def test_a_pod_without_a_usable_id_is_asked_nothing(api, cli, words, pod):
+    api.next("/v1/pods?name=a", body={"data": [dict(pod, name="a")]})
+    done = cli("pod", *words, code=1)
+    assert done.err == NO_ID and len(api.requests) == 1
+
+
+def test_a_new_pod_without_an_id_is_not_waited_for(api, cli):
+    api.next("/v1/pods", method="POST", status=201, body={"name": "a", "status": "pending"})
+    done = cli("pod", "create", "--name", "a", "--image", "i", "--wait", "-q", code=1)
+    assert done.err == NO_ID and len(api.requests) == 1
+
+
+NO_ID = "Error: Podstack names no usable id of this pod\nAsk Podstack's support\n"
+
+
 def test_a_wait_has_an_end(api, cli):
     api.seconds_until_running = 3600
     started = time.monotonic()
@@ -169,8 +183,7 @@ def test_a_service_that_is_away_for_a_while_does_not_end_a_wait(api, cli, slept)
     api.next("/v1/pods/" + pod["id"], method="GET", times=4, status=503)
     done = cli("pod", "start", pod["id"], "--wait", sleep=slept.append)
     assert done.err.splitlines() == [
-        "Starting pod 'a'", "Pod 'a': pending", "Pod 'a': unreachable", "Pod 'a': running",
-        "Pod 'a' is running",
+        "Starting pod 'a'", "Pod 'a': pending", "Pod 'a': unreachable", "Pod 'a' is running",
     ]  # fmt: skip
 
 
@@ -196,7 +209,7 @@ def test_a_wait_on_a_terminal_is_one_line(api, terminal):
     shown = re.sub(r"pod-\w+", "ID", screen.shown)
     line = "\r\x1b[2K"
     assert shown == (
-        "Created pod 'a'\r\n" + line + "Pod 'a': pending" + line + "Pod 'a': running" + line
+        "Created pod 'a'\r\n" + line + "Pod 'a': pending" + line + "Pod 'a' is running\r\n"
         + "ID  a\r\n"
     )  # fmt: skip
 
@@ -205,8 +218,8 @@ def test_a_narrow_terminal_cuts_the_line_rather_than_wraps_it(api, terminal):
     name, api.reads_until_running = "a" * 60, 0
     screen = terminal("pod", "create", "--name", name, "--image", "i", "--wait", size=(24, 30))
     assert screen.end() == 0
-    for piece in re.findall(r"\x1b\[2K(Pod '[^\r]*)", screen.shown):
-        assert len(piece) <= 29
+    pieces = re.findall(r"\x1b\[2K(Pod 'a+[^\r]*)\r\x1b", screen.shown)
+    assert pieces and max(map(len, pieces)) == 29
 
 
 def test_a_terminal_that_cannot_replace_lines_gets_new_ones(api, terminal):
@@ -215,7 +228,9 @@ def test_a_terminal_that_cannot_replace_lines_gets_new_ones(api, terminal):
         "pod", "create", "--name", "a", "--image", "i", "--wait", env={"TERM": "dumb"}
     )
     assert screen.end() == 0
-    assert "\x1b" not in screen.shown and "Pod 'a': pending\r\nPod 'a': running\r\n" in screen.shown
+    assert (
+        "\x1b" not in screen.shown and "Pod 'a': pending\r\nPod 'a' is running\r\n" in screen.shown
+    )
 
 
 def test_ctrl_c_ends_a_wait_and_leaves_the_pod(api, terminal):
@@ -363,7 +378,9 @@ def test_a_part_of_a_log(api, cli, words, lines):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "1w", "-1h", "h", "1.5h", "yesterday", "2024-13-01", "\u0661h"]
+    "text",
+    ["", "x", "1w", "-1h", "h", "1.5h", "yesterday", "2024-13-01", "\u0661h"]
+    + ["9999999d", "99999999999999d", "1969-12-31"],
 )
 def test_since_is_a_time_or_a_span(api, cli, text):
     done = cli("pod", "logs", "a", "--since=" + text, code=2)

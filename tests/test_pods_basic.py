@@ -113,6 +113,14 @@ REFUSED_WORDS = [
     ("--name x --image i --disk -1", "--disk must be a whole number above 0, not '-1'"),
     ("--name x --image i --port 0", "--port must be a port from 1 to 65535, not '0'"),
     ("--name x --image i --port 65536", "--port must be a port from 1 to 65535, not '65536'"),
+    (
+        "--name x --image i --port 00000165536",
+        "--port must be a port from 1 to 65535, not '00000165536'",
+    ),
+    (
+        "--name x --image i --cpu 01999999999",
+        "--cpu must be a whole number above 0, not '01999999999'",
+    ),
     ("--name x --image i --env =v", "--env must be K=V, or K that is set here, not '=v'"),
     ("--name x --image i --env NOT_SET", "--env must be K=V, or K that is set here, not 'NOT_SET'"),
     ("--name x --image i --label team", "--label must be K=V, not 'team'"),

@@ -760,7 +760,7 @@ def test_what_is_no_file_is_left_out_and_named(pod, home, cli, capfd):
     for place in (home, pod):
         os.mkfifo(str(place / "in" / "pipe"))
     sent = cli("pod", "cp", "in", "ci-pod:there")
-    assert "Warning: left out: new/pipe is neither a file nor a directory\n" in sent.err
+    assert "Warning: left out: pipe is neither a file nor a directory\n" in sent.err
     assert os.listdir(str(pod / "there")) == ["a"]
     got = cli("pod", "cp", "ci-pod:in", "back")
     assert "Warning: left out: pipe (it leads to no file)\n" in got.err
@@ -934,6 +934,21 @@ def test_setuid_bits_do_not_arrive(pod, home, cli, capfd):
     (pod / "x").chmod(0o6755)
     cli("pod", "cp", "ci-pod:x", "x")
     assert stat.S_IMODE((home / "x").stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("umask, mode", [(0o077, 0o600), (0o022, 0o644), (0, 0o666)])
+def test_a_copy_is_as_open_as_the_umask_lets_it(pod, home, cli, umask, mode):
+    (pod / "tree").mkdir()
+    (pod / "tree" / "file").write_text("x")
+    (pod / "tree" / "file").chmod(0o666)
+    before = os.umask(umask)
+    try:
+        cli("pod", "cp", "ci-pod:tree", "tree")
+        cli("pod", "cp", "ci-pod:tree/file", "file")
+    finally:
+        os.umask(before)
+    for copy in (home / "tree" / "file", home / "file"):
+        assert stat.S_IMODE(copy.stat().st_mode) == mode
 
 
 def test_a_second_copy_does_not_write_through_a_link_of_the_first(pod, home, cli, capfd):

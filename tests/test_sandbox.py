@@ -763,7 +763,7 @@ def test_any_port_of_loopback_may_receive_the_answer(api, uri):
         {"client_id": ["podstack-cli", "podstack-cli"]},
         {"redirect_uri": None},
         {"redirect_uri": "https://127.0.0.1:4321/callback"},
-        {"redirect_uri": "http://127.0.0.1/callback"},
+        {"redirect_uri": "http://127.0.0.1:0/callback"},
         {"redirect_uri": "http://127.0.0.1:x/callback"},
         {"redirect_uri": "http://127.0.0.1:99999/callback"},
         {"redirect_uri": "http://127.0.0.1:4321/other"},

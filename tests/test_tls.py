@@ -229,6 +229,53 @@ def test_an_answer_that_drips_in_TLS_ends_with_the_time_limit(authority, cli):
         assert result.err == error_lines("no answer within 0.5 s", DOCTOR)
 
 
+CUT = "within its answer"
+LOG_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"", id="before its answer"),
+        pytest.param(LOG_HEAD, id="within its head"),
+        pytest.param(LOG_HEAD + b"\r\n", id="after its head"),
+        pytest.param(LOG_HEAD + b"\r\nline 1\nline 2\n", id="within its body"),
+    ],
+)
+@pytest.mark.parametrize("says_goodbye", [True, False])
+def test_an_answer_without_length_is_whole_when_TLS_says_so(authority, cli, sent, says_goodbye):
+    def answer(connection):
+        connection.request()
+        connection.send(sent)
+        if says_goodbye:
+            connection.sock = connection.sock.unwrap()
+
+    with Wire(answer, tls=server_context(*authority.chains["good"])) as server:
+        env = {"PODSTACK_API_ENDPOINT": at_localhost(server)}
+        env["PODSTACK_CA_BUNDLE"] = authority.pem
+        code = 0 if says_goodbye and sent else 7
+        result = cli("pod", "logs", "pod-1", code=code, env=env, sleep=lambda _: None)
+        assert result.out == sent[len(LOG_HEAD) + 2 :].decode()
+        reason = "it closed the connection " + ("without an answer" if says_goodbye else CUT)
+        assert result.err == (error_lines(reason, DOCTOR) if code else "")
+
+
+@pytest.mark.parametrize("python", [pytest.param(PYTHONS[name], id=name) for name in PYTHONS])
+def test_an_answer_that_TLS_does_not_end_is_cut_on_every_python(
+    authority, podstack_process, python
+):
+    def answer(connection):
+        connection.request()
+        connection.send(LOG_HEAD + b"\r\nline 1\n")
+
+    with Wire(answer, tls=server_context(*authority.chains["good"])) as server:
+        env = {"PODSTACK_API_ENDPOINT": at_localhost(server)}
+        env["PODSTACK_CA_BUNDLE"] = authority.pem
+        done = podstack_process("pod", "logs", "pod-1", env=env, python=python, code=7)
+        assert done.out == "line 1\n"
+        assert done.err == error_lines("it closed the connection " + CUT, DOCTOR)
+
+
 def test_what_is_given_up_never_goes_out_in_the_clear(authority, monkeypatch):
     """The time ends just before something is sent, and that before the connection ends."""
     shutdown = socket.socket.shutdown
@@ -421,6 +468,22 @@ def test_an_authority_that_only_the_full_set_has_takes_a_second_connection(autho
         assert server.connections[0].received == b""  # refused before a byte was sent
         assert isinstance(server.handshakes[0], ssl.SSLError)
         assert server.handshakes[1:] == [None, None, None]  # what served is known from then on
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_each_host_may_be_verified_another_way(authority, system, tmp_path, first):
+    """The API by the hashed directory, say, and the authorization server by all certificates."""
+    system(hashed=True, full=False)  # the full set has a stranger's authority
+    (tmp_path / "other").mkdir()
+    stranger = Authority(tmp_path / "other", "Another")
+    os.environ["SSL_CERT_FILE"] = stranger.pem
+    chains = [authority.chains["good"], stranger.issue("theirs", HERE)]
+    servers = [Wire(WHOAMI, tls=server_context(*chain)) for chain in chains]
+    with servers[first] as one, servers[1 - first] as other:
+        client = podstack.Http(podstack.App(None, None, None, {}))
+        for server in (one, other, one):
+            url = podstack.parse_url(at_localhost(server))
+            assert client.request("GET", url, retries=0).status == 200
 
 
 def test_without_a_hashed_directory_there_is_the_full_set(system, good, cli, monkeypatch, tmp_path):

@@ -398,6 +398,18 @@ def test_a_link_is_judged_at_both_ends(api, cli, profile, tmp_path, place):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_belongs_to_another_is_not_obeyed(api, cli, profile, tmp_path):
+    config = profile("touch '%s/ran'" % tmp_path)
+    os.chown(str(config.parent), 12345, -1)
+    done = cli("auth", "whoami", code=4)
+    assert done.err == (
+        "Error: token_command is not run: others can write %s\nIt must be yours: ls -ld %s\n"
+        % (config.parent, config.parent)
+    )
+    assert not (tmp_path / "ran").exists()
+
+
 def test_the_advice_mends_it(api, cli, profile):
     config = profile(["echo", USER])
     config.chmod(0o666)
@@ -413,10 +425,16 @@ def test_the_token_goes_to_the_profiles_own_endpoint_only(api, cli, profile, tmp
     profile("touch '%s/ran'" % tmp_path)
     with Sandbox() as other:
         done = cli("auth", "whoami", code=4, env={"PODSTACK_API_ENDPOINT": other.url})
-        assert done.error == "Error: The token of profile 'default' is for %s, not for %s" % (
-            api.url, other.url)  # fmt: skip
+        assert done.err == (
+            "Error: The token of profile 'default' is for %s, not for %s\n"
+            "If its token is for there: podstack config set api.endpoint ADDRESS\n"
+            "The address is from PODSTACK_API_ENDPOINT\n" % (api.url, other.url)
+        )
         assert other.requests == api.requests == []
-    assert not (tmp_path / "ran").exists()
+        assert not (tmp_path / "ran").exists()
+        cli("config", "set", "api.endpoint", other.url)
+        cli("auth", "whoami", code=4, env={"PODSTACK_API_ENDPOINT": other.url})
+        assert (tmp_path / "ran").exists()
 
 
 def test_without_an_endpoint_of_its_own_it_is_for_the_default(api, cli, config):
