@@ -316,12 +316,10 @@ def distance(seconds):
 
 
 def parse_span(text):
-    """Return the seconds in `90`, `90s`, `15m`, `1h` or `2d`; raises ValueError."""
+    """Return the seconds in `90`, `90s`, `15m`, `1h` or `2d`, else None."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    if not is_digits(number):
-        raise ValueError("not a span of time: %s" % text)
-    return int(number) * units[unit]
+    return int(number) * units[unit] if is_digits(number) and len(number) < 12 else None
 
 
 # Each of these returns the value of a text, or raises ValueError naming what is accepted.
@@ -1069,7 +1067,7 @@ class App:
             else:
                 with open(name, "rb") as stream:
                     data = stream.read()
-            return data.decode("utf-8").splitlines() if as_lines else data
+            return data.decode("utf-8-sig").splitlines() if as_lines else data
         except (OSError, UnicodeDecodeError) as error:
             reason = (name, getattr(error, "strerror", error))
             hint = "Name a file instead" if name == "-" else "Look at it: ls -l %s" % name
@@ -2110,7 +2108,7 @@ TLS_PROBLEMS = {  # by OpenSSL's verify code (x509_vfy.h), else by the name of i
 
 def number(text):
     """Return a JSON number, or None for NaN, Infinity and what a float cannot hold."""
-    if len(text) <= 4300 and is_digits(text.lstrip("-")):  # int takes quadratic time
+    if len(text) <= 300 and is_digits(text.lstrip("-")):  # such that a float can hold it, too
         return int(text)
     value = float(text)
     return value if value - value == 0 else None
@@ -3618,14 +3616,14 @@ def copy_from_pod(cx, pod, path, target):
 
 COMMANDS = {}
 TAKES_VALUE = {}  # of every option's name, in whichever command
-GROUPS = (
-    ("auth", "Sign in, sign out, look at the token"),
-    ("project", "List, choose and create projects"),
-    ("pod", "Create pods and work in them"),
-    ("gpu", "See what GPUs there are"),
-    ("wallet", "See the balance"),
-    ("config", "Settings and profiles"),
-)
+GROUPS = {
+    "auth": "Sign in, sign out, look at the token",
+    "project": "List, choose and create projects",
+    "pod": "Create pods and work in them",
+    "gpu": "See what GPUs there are",
+    "wallet": "See the balance",
+    "config": "Settings and profiles",
+}
 
 
 class Part:
@@ -4465,12 +4463,9 @@ def project_create(cx, args):
 def read_environment(app, pairs, path):
     """Return {K: V} of --env-file and --env, where `K` alone takes the value from here."""
     found, lines = {}, app.read_input(path, as_lines=True) if path else []
-    for number, text in enumerate(lines + pairs, 1):
-        place = "--env"
-        if number <= len(lines):
-            place, text = "%s:%d" % (path, number), text.strip()
-        if not text or (text.startswith("#") and place != "--env"):
-            continue
+    told = [("%s:%d" % (path, number), text.strip()) for number, text in enumerate(lines, 1)]
+    told = [row for row in told if row[1] and not row[1].startswith("#")]
+    for place, text in told + [("--env", pair) for pair in pairs if pair]:
         key, mark, value = text.partition("=")
         found[key] = value if mark else app.environ.get(key)
         if not key or found[key] is None:
@@ -4562,7 +4557,7 @@ PROJECT = ("Project", field("project_id"))
 @Option("--status S", "only those in this state")
 @Option("--label K=V", "only those with this label (repeat)", read_pair)
 @Option("--limit N", "at most this many", whole_number)
-@Example("podstack pod list", "name, status, GPU, age")
+@Example("podstack pod list", "name, status, GPU, date of creation")
 @Example("podstack pod list --status stopped --quiet", "ids, for xargs")
 def pod_list(cx, args):
     query = [("status", args.status)] + [("label", "%s=%s" % pair) for pair in args.label]
@@ -4601,23 +4596,22 @@ def change_pods(cx, args, done, target, act, *words):
     """Do `act(name, *words)` for each pod and say so, then wait until all are in their state."""
     pods, failures = [], []
 
-    def count(error):
-        if len(args.name) == 1 or isinstance(error, AuthError):
-            raise error  # the only pod's failure is the answer, a bad token is that of all
-        cx.app.complain(error.message, label="Error: ")
-        failures.append(error.code)
+    def attempt(act, *words):
+        try:
+            return act(*words)
+        except PodError as error:
+            if len(args.name) == 1 or isinstance(error, AuthError):
+                raise  # the only pod's failure is the answer, a bad token is that of all
+            cx.app.complain(error.message, label="Error: ")
+            failures.append(error.code)
 
     for name in args.name:
-        try:
-            pods.append(act(name, *words))
-            cx.app.say("%s pod '%s'" % (done, pods[-1].get("name") or name))
-        except PodError as error:
-            count(error)
+        pod = attempt(act, name, *words)
+        if pod is not None:
+            pods.append(pod)
+            cx.app.say("%s pod '%s'" % (done, pod.get("name") or name))
     for pod in pods if args.wait else ():
-        try:
-            wait_for_state(cx, pod, target, args.timeout)
-        except PodError as error:
-            count(error)
+        attempt(wait_for_state, cx, pod, target, args.timeout)
     if failures:
         problem = "%d of %s failed" % (len(failures), plural(len(args.name), "pod"))
         code = failures[0] if len(set(failures)) == 1 else None
@@ -4691,10 +4685,8 @@ def shown_log(chunks):
 def pod_logs(cx, args):
     app, query = cx.app, [("tail", args.tail), ("follow", "true" if args.follow else None)]
     if args.since is not None:
-        try:
-            at = app.now() - parse_span(args.since)
-        except ValueError:
-            at = parse_time(args.since)
+        span = parse_span(args.since)
+        at = parse_time(args.since) if span is None else app.now() - span
         if at is None or at < 0:
             raise UsageError("--since takes a time or a span such as 1h, not '%s'" % args.since)
         query.append(("since", format_time(at)))
@@ -4708,7 +4700,7 @@ def pod_logs(cx, args):
 
 @command("pod events", "Show what happened to a pod\nShow a pod's events.")
 @POD
-@Example("podstack pod events ci-pod", "oldest first")
+@Example("podstack pod events ci-pod", "each with its time, type and reason")
 def pod_events(cx, args):
     path = pod_path(cx.api.pod(args.name).get("id"), "/events")
     columns = (("Time", field("created_at")), "Type", "Reason", "Message")
@@ -4828,7 +4820,7 @@ def wallet_balance(cx, args):
 def gpu_list(cx, args):
     memory = ("Memory", field("memory_gb", "{} GB".format))
     price = ("Per hour", lambda row: money(row, "price_per_hour_cents"))
-    free = ("Free", lambda row: "%s/%s" % (row.get("available", "-"), row.get("total", "-")))
+    free = ("Free", lambda row: field("available")(row) + "/" + field("total")(row))
     print_rows(cx, cx.api.pages("gpus", "/gpus"), ("Type", "Name", memory, price, free))
 
 
@@ -4883,10 +4875,11 @@ def api_call(cx, args):
 def update(cx, args):
     folder = os.path.dirname(SOURCE)
     path = os.path.join(folder, "receipt")  # what install.sh noted about this install
-    if not os.path.isfile(path):
+    noted = cx.app.read_input(path, as_lines=True) if os.path.isfile(path) else []
+    receipt = dict(line.partition(" ")[::2] for line in noted)
+    if "launcher" not in receipt:
         hint = "Update it the way it came: git pull, or your package manager"
         raise PodError("install.sh did not install %s" % SOURCE, hint)
-    receipt = dict(line.partition(" ")[::2] for line in cx.app.read_input(path, as_lines=True))
     origin = cx.app.env("PODSTACK_INSTALL_URL") or receipt.get("origin", INSTALL_URL)
     origin = origin.rstrip("/")
     hint = "Check PODSTACK_INSTALL_URL, or try again later"
@@ -4922,7 +4915,7 @@ def update(cx, args):
 
 def unknown_command(words, topics=()):
     """Return the UsageError for words that are no command (nor one of `topics`)."""
-    if words[0] in dict(GROUPS):
+    if words[0] in GROUPS:
         known = [path[1] for path in COMMANDS if path[0] == words[0]]
         unknown = (words[1], words[0], did_you_mean(words[1], known))
         hint = "See: podstack %s --help" % words[0]
@@ -5030,7 +5023,7 @@ def help_text(words, topics=()):
     """Return the help for the words of a line, or one of `topics`; raises UsageError."""
     if not words:
         single = [found for path, found in COMMANDS.items() if len(path) == 1]
-        tables = [("commands", [*GROUPS, *single])]
+        tables = [("commands", [*GROUPS.items(), *single])]
         tables.append(("options, before or after the command", GLOBAL_OPTIONS))
         examples = [auth_login.examples[0], pod_create.examples[0]]
         about = "Sign in to the Podstack GPU cloud and work there."
@@ -5041,11 +5034,11 @@ def help_text(words, topics=()):
     found, _ = find_command(words)
     if found:
         return help_command(found)
-    if words not in [[group] for group, _ in GROUPS]:
+    if len(words) > 1 or words[0] not in GROUPS:
         raise unknown_command(words, topics)
     members = [found for path, found in COMMANDS.items() if path[0] == words[0]]
     examples = [found.examples[0] for found in members[:2]]
-    usage, about = words[0] + " COMMAND [options]", dict(GROUPS)[words[0]] + "."
+    usage, about = words[0] + " COMMAND [options]", GROUPS[words[0]] + "."
     end = "podstack %s COMMAND --help shows a command's options." % words[0]
     return help_page(usage, about, examples, [("commands", members)], end)
 
@@ -5081,7 +5074,7 @@ class Options:
 class Line:
     """A command line taken apart: `words`, `options` as (name, text or None), `tail` after --.
 
-    Options may stand anywhere, so that which of them take a value holds for every command.
+    Options may stand before the command is known: a name takes a value everywhere or nowhere.
     """
 
     def __init__(self, argv):
@@ -5196,7 +5189,7 @@ def dispatch(line, app):
     if "-h" in asked or "--help" in asked:
         app.write(help_text(line.words))
         return 0
-    group = line.words[:1] if line.words and line.words[0] in dict(GROUPS) else []
+    group = [word for word in line.words[:1] if word in GROUPS]
     try:
         if line.words == group:
             read_options([], line.options)
@@ -5275,7 +5268,7 @@ def completion(cx, args):
 
 
 def candidates_for(cx, kind):
-    """Return the words of a kind, from the config file or the API; words are their own."""
+    """Return the words of a kind, from the config file or the API; what is no kind is the words."""
     if kind == "profiles":
         return cx.config.profile_names()
     if kind not in ("pods", "projects", "gpus"):
@@ -5317,9 +5310,8 @@ def complete_words(app, typed):
         words = [path[len(way)] for path in COMMANDS if path[: len(way)] == way and path != way]
         words += TOPICS if found and not way else ()
     else:
-        left = found.operands[len(operands) :] or found.operands[-1:]
-        more = left and (left[0].many or len(operands) < len(found.operands))
-        words = left[0].complete if more else ()
+        left = found.operands[len(operands) :] or [one for one in found.operands if one.many]
+        words = left[0].complete if left else ()
     words = candidates_for(Context(app, values), words)
     return sorted({lead + word for word in words if word.startswith(start)})
 
@@ -5330,11 +5322,10 @@ def print_completions(app, typed):
     app.environ = dict(app.environ, PODSTACK_TIMEOUT="1", PODSTACK_TOKEN_COMMAND="1")
     app.stderr = None
     try:
-        found = within(time.monotonic() + 1, None, complete_words, app, typed)
+        for word in within(time.monotonic() + 1, None, complete_words, app, typed):
+            app.out(word)
     except Exception:
-        return
-    for word in found:
-        app.out(word)
+        pass
 
 
 # -- the end of every run

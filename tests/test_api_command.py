@@ -231,6 +231,7 @@ def test_the_balance(api, cli):
         ({"balance_cents": 123456789, "currency": None}, "1234567.89 USD"),
         ({"balance_cents": "25"}, "-"),
         ({"balance_cents": None}, "-"),
+        ({"balance_cents": 10**400}, "-"),
         ({"data": {"balance_cents": 1}}, "0.01 USD"),
         ({"balance_cents": 1, "currency": "\x1b[2J"}, "0.01 \\x1b[2J"),
     ],
@@ -250,6 +251,13 @@ def test_the_gpus(api, cli):
     ]
     assert cli("gpu", "list", "-q").out == "A100\nH100\nL40S\nRTX4090\n"
     assert cli("gpu", "list", "-o", "json").json[1]["memory_gb"] == 80
+
+
+def test_what_is_not_known_of_a_gpu(api, cli):
+    api.next("/gpus", body=[{"type": "A100", "available": None, "total": 8}, {"type": "H100"}])
+    assert [line.split()[-1] for line in cli("gpu", "list").out.splitlines()] == [
+        "FREE", "-/8", "-/-",
+    ]  # fmt: skip
 
 
 # -- help topics

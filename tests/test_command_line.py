@@ -11,7 +11,7 @@ from conftest import PYTHONS, USER
 
 import podstack
 
-GROUPS = [name for name, _ in podstack.GROUPS]
+GROUPS = list(podstack.GROUPS)
 NAMES = sorted(" ".join(words) for words in podstack.COMMANDS)
 GLOBALS = podstack.GLOBAL_OPTIONS
 

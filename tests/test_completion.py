@@ -115,6 +115,10 @@ def test_what_is_offered(typed, expected, cli, account):
     assert offered.split() == expected.split()
 
 
+def test_without_a_word_everything_is_offered(cli):
+    assert cli("__complete").out == cli("__complete", "").out != ""
+
+
 def test_every_option_of_a_command_is_offered(podstack_process):
     offered = podstack_process("__complete", "pod", "delete", "-").out.split()
     assert {"--force", "--wait", "--timeout", "--profile", "-o", "--output", "--help"} <= set(

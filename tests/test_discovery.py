@@ -181,7 +181,7 @@ RESOURCES = {
     "another": ("https://evil.example", "https://evil.example"),
     "another-port": ("http://127.0.0.1:1", "http://127.0.0.1:1"),
     "longer": ("%s/other", "%s/other"),
-    "user-info": ("http://a@127.0.0.1", "http://a@127.0.0.1"),
+    "user-info": ("http://a@127.0.0.1", "http://****@127.0.0.1"),
     "query": ("%s?x=1", "%s?x=1"),
     "number": (5, "5"),
     "list": (["%s"], "['%s']"),

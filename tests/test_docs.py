@@ -26,7 +26,7 @@ def read_readme():
 def command_list():
     width = max(len(" ".join(words)) for words in podstack.COMMANDS)
     lines = []
-    for group in [name for name, _ in podstack.GROUPS] + [None]:
+    for group in list(podstack.GROUPS) + [None]:
         single = group is None
         for words, found in podstack.COMMANDS.items():
             if (len(words) == 1) if single else (words[0] == group and len(words) == 2):

@@ -640,6 +640,16 @@ def test_update_refuses_what_is_no_installer(origin, user):
     )
 
 
+def test_a_receipt_that_is_not_the_installers_is_no_install(origin, user):
+    user.install()
+    user.run("sh", "-c", "cat >%s/.local/lib/podstack/receipt" % user.home, stdin=b"of the shop\n")
+    told = user.run("podstack", "update", code=1).err
+    assert told == (
+        "Error: install.sh did not install %s/.local/lib/podstack/podstack.py\n"
+        "Update it the way it came: git pull, or your package manager\n" % user.home
+    )
+
+
 def test_update_asks_podstack_itself_where_the_install_names_no_mirror(origin, user):
     user.install()
     receipt = user.home + "/.local/lib/podstack/receipt"

@@ -145,6 +145,12 @@ def test_a_line_of_a_file_of_variables_that_says_nothing_is_named(cli, api, home
     assert api.requests == []
 
 
+def test_a_file_of_variables_from_a_windows_editor_is_read(cli, api, home):
+    (home / "vars").write_bytes(b"\xef\xbb\xbfA=1\r\nB=2\r\n")
+    cli("pod", "create", "--name", "x", "--image", "i", "--env-file", "vars")
+    assert api.requests[0].json["env"] == {"A": "1", "B": "2"}
+
+
 def test_a_file_of_variables_that_is_not_there(cli, api):
     done = cli("pod", "create", "--name", "x", "--image", "i", "--env-file", "nope", code=1)
     assert done.error == "Error: Cannot read nope: No such file or directory"

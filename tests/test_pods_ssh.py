@@ -687,9 +687,8 @@ def test_a_copy_shows_how_far_it_is_on_a_terminal_alone(
     reached, go = slow_tar(pod, tmp_path, UPLOAD if words[0] == "big" else DOWNLOAD)
     screen = terminal("pod", "cp", *words)
     eventually(reached.exists)
-    time.sleep(0.25)  # the line is renewed every 0.2 s
     go.write_text("")
-    screen.expect(r"Copying: [\d.]+ [kM]B")
+    screen.expect(r"Copying: \d MB")
     assert screen.end() == 0
     assert screen.shown.endswith("\r\x1b[2KCopied %s to %s\r\n" % words)
 
@@ -706,6 +705,14 @@ def test_an_archive_without_its_end_is_no_tree(pod, home, tmp_path, cli, capfd):
         "Error: The copy has failed ("
     )
     assert os.listdir(str(pod)) == []
+
+
+def test_what_ssh_says_after_the_copy_is_told(deaf_ssh, home, tmp_path, podstack_process):
+    """Its stdin has ended for three seconds by then."""
+    (home / "file").write_text("x")
+    (tmp_path / "ssh").write_text("#!/bin/sh\ncat >/dev/null\nsleep 3\necho too late >&2\nexit 9\n")
+    done = podstack_process("pod", "cp", "file", "ci-pod:x", code=1)
+    assert done.err == "too late\nError: The copy has failed (exit code 9)\n"
 
 
 def test_what_is_not_in_the_pod_is_named(pod, cli):

@@ -432,8 +432,9 @@ def test_where_nothing_can_be_saved_the_refresh_token_is_not_spent(api, config):
 
 def test_where_nothing_can_be_saved_a_token_that_serves_is_used(api, config):
     old = sign_in(api, config, left=40)
-    out, _ = end(start("auth", "whoami", preexec_fn=full_disk), 0)
+    out, err = end(start("auth", "whoami", "--debug", preexec_fn=full_disk), 0)
     assert out == "user@example.com\n"
+    assert "debug: not refreshed: Cannot write %s: File too large\n" % config in err
     assert grants(api) == [] and bearers(api) == [old["token"]]
 
 

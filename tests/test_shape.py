@@ -204,7 +204,7 @@ def test_one_ladder_turns_errors_into_words():
 
 def test_the_file_does_not_grow():
     """The wish is 3,000 lines; each new feature finds its lines here, and lowers the number."""
-    assert len(LINES) <= 5399
+    assert len(LINES) <= 5388
 
 
 def test_functions_are_small():
