@@ -3175,7 +3175,7 @@ def refusal(answer, what, credential, now):
         from http.client import responses
 
         message = "%s (HTTP %d)" % (responses.get(answer.status, "Refused"), answer.status)
-    return UsageError(message, None, fields, PodError.code)  # of which the door names the help
+    return UsageError(message, None, fields, PodError.code)  # to it the door adds: See ... --help
 
 
 def read_pages(fetch):

@@ -3,6 +3,7 @@
 import html
 import os
 import socket
+import struct
 import threading
 import time
 import urllib.parse
@@ -366,6 +367,15 @@ def test_half_a_request_holds_nothing_up(api, sign):
     with socket.create_connection(("127.0.0.1", one.port), 20) as link:
         link.sendall(b"GET /callback?code=")
         completes(api, one)
+
+
+def test_a_connection_that_is_reset_is_nobodys_business(api, sign, capfd):
+    one = sign()
+    with socket.create_connection(("127.0.0.1", one.port), 20) as link:
+        link.sendall(b"GET /callback?code=")
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    completes(api, one)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.slow

@@ -210,6 +210,13 @@ def test_trouble_is_quietly_nothing(trouble, podstack_process, api, monkeypatch)
     assert repr(shown) == "exit 0\n--- stdout\n--- stderr\n"
 
 
+def test_a_warning_does_not_run_into_what_is_typed(podstack_process, config):
+    config.write_text("auth:\n  token: %s\n" % USER)
+    config.chmod(0o644)
+    shown = podstack_process("__complete", "--profile", "")
+    assert repr(shown) == "exit 0\n--- stdout\ndefault\n--- stderr\n"
+
+
 def test_a_broken_config_is_quietly_nothing(podstack_process, config):
     config.write_text("profiles: [\n")
     assert (

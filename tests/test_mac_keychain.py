@@ -391,3 +391,4 @@ def test_windows_has_no_keychain_yet(api, config, monkeypatch):
     with pytest.raises(podstack.PodError) as caught:
         podstack.open_keychain(podstack.Settings(app, None), "default")
     assert caught.value.message == "Cannot use the keyring: there is none for Windows yet"
+    assert caught.value.hint == "Leave out --use-keyring"

@@ -870,6 +870,8 @@ HOSTILE = [
     pytest.param([TOP, link("../../../victim", HARD)], id="hard-link-far-out"),
     pytest.param([TOP, link("/victim", HARD)], id="hard-link-to-root"),
     pytest.param(DEEP + [link("../..", name="d/e/up"), link("d/e/up/..")], id="links-out-in-turn"),
+    pytest.param(DEEP + [link("../..", name="d/e/up"), link("e/up/..", name="d/x")],
+                 id="links-out-in-turn-from-below"),
     pytest.param(DEEP + [link("../..", name="d/e/up"), link("d/e/up/.."),
                          link("got/d", name="x/planted")], id="link-behind-a-link"),
     pytest.param([TOP, link("nowhere/.."), link("victim", name="x/planted")], id="link-in-vain"),

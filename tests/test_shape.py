@@ -1,9 +1,10 @@
 """The layout of podstack.py: which chapter may do what, and that it reads from top to bottom."""
 
 import ast
+import os
 import re
 
-from conftest import PODSTACK
+from conftest import CHECKOUT, PODSTACK
 
 with open(PODSTACK, encoding="utf-8") as stream:
     SOURCE = stream.read()
@@ -200,6 +201,12 @@ def test_one_ladder_turns_errors_into_words():
     inside = range(handlers[0].lineno, handlers[0].end_lineno + 1)
     lines = [line for line, name, _ in references() if name == "report"]
     assert reports and all(line in inside for line in lines)
+
+
+def test_the_top_level_holds_what_it_should_alone():
+    found = {name for name in os.listdir(CHECKOUT) if not name.startswith(".")}
+    wanted = {"podstack.py", "install.sh", "tests", "README.md", "LICENSE"}
+    assert found - {"__pycache__"} == wanted
 
 
 def test_the_file_does_not_grow():
