@@ -3,10 +3,10 @@
 """podstack: sign in to the Podstack GPU cloud (podstack.ai) and work there.
 
 What it does to your machine: it reads and writes ~/.podstack/config.yaml (with a .lock beside it),
-and the system's keychain where you ask for that; it talks to the Podstack API and to the
+and the system's keychain (on macOS unless you decline); it talks to the Podstack API and to the
 authorization server that the API names; during a browser login it listens on 127.0.0.1; it starts
-a browser, OpenSSH, the installer or your token_command when a command says so. Nothing happens at
-import, nothing runs in the background, nothing is reported anywhere.
+a browser, OpenSSH, the keychain's own program, the installer or your token_command when a command
+says so. Nothing happens at import, nothing runs in the background, nothing is reported anywhere.
 
 The file is a book of short chapters, each using only what stands above it:
 head, errors, text, yaml, app, files, secrets, http, login, api, commands, door.
@@ -290,7 +290,7 @@ def parse_time(text):
     days += (153 * ((month + 9) % 12) + 2) // 5 + day - 1
     zone = (east * 60 + more) * (-60 if clock[-6] == "-" else 60)
     seconds = days * 86400 + hour * 3600 + minute * 60 + second
-    return seconds - zone + float("0.%s" % (fraction or 0))
+    return seconds - zone + float("0." + fraction)
 
 
 def format_time(seconds):
@@ -393,7 +393,7 @@ class Url:
     def is_loopback(self):
         """Tell whether the host is this machine (RFC 8252 §8.3), not just one named 127.example."""
         parts = self.host.split(".")
-        if len(parts) == 4 and all(is_digits(part) and int(part) < 256 for part in parts):
+        if len(parts) == 4 and set(parts).issubset(map(str, range(256))):
             return parts[0] == "127"
         return self.host in ("localhost", "::1")
 
@@ -1270,7 +1270,7 @@ def settle(descriptor, path, mode=0o600):
     if is_root():
         owner = os.stat(os.path.dirname(path))
         if owner.st_uid == 0 and os.path.exists(path):
-            owner = os.stat(path)  # which stays as it is there
+            owner = os.stat(path)  # what is replaced keeps its own
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
@@ -1310,7 +1310,7 @@ def replace_file(app, temporary, real):
 
 
 def write_file(app, path, text, keep=True):
-    """Replace the config file by `text` (all but that without `keep`); raises ConfigError."""
+    """Replace the config file by `text`; without `keep` only try to. Raises ConfigError."""
     data = text.encode("utf-8")
     if len(data) > MAX_CONFIG_BYTES:
         raise ConfigError("Cannot write %s: it would be larger than 1 MiB" % path)
@@ -1414,12 +1414,12 @@ class FileLock:
         raise ConfigError("%s is not a lock file of ours" % self.path, "Remove it: " + self.path)
 
     def wait(self):
-        started = self.app.now()
+        started = self.app.clock()
         while True:
             try:
                 return lock_descriptor(self.descriptor, self.app.is_windows)
             except (BlockingIOError, PermissionError):
-                waited = self.app.now() - started
+                waited = self.app.clock() - started
             if waited >= self.seconds:
                 try:
                     pid = int(os.read(self.descriptor, 20))
@@ -1573,7 +1573,7 @@ class Config:
     def profile_names(self):
         """Return the profiles' names; the one at the top of the file first, as `default`."""
         top = [] if self.profile(DEFAULT_PROFILE).base else [DEFAULT_PROFILE]
-        return top + list(self.at(("profiles",)) or {})
+        return list(dict.fromkeys(top + list(self.at(("profiles",)) or {})))
 
     def profile(self, name, must_exist=False):
         """Return the Profile `name`; raises NotFound where it `must_exist` and does not."""
@@ -1681,7 +1681,7 @@ class Settings:
         middle = own + environment if self.options.profile else environment + own
         default = self.app.usual_storage if name == "storage" else setting.default
         places = [option, *middle, *map(self.place, setting.general), ("default", default, None)]
-        for origin, text, keys in dict.fromkeys(places):  # the profile at the top is general, too
+        for origin, text, keys in dict.fromkeys(places):  # once each: the top's are general, too
             if text is not None:
                 value = self.config.read(keys, read) if keys else accept(origin, text, read)
                 yield value, text, origin

@@ -1019,6 +1019,11 @@ def test_list_shows_every_profile_from_the_file_alone(cli, api, config):
     assert api.requests == []
 
 
+def test_a_default_profile_without_anything_is_the_one_at_the_top(cli, config):
+    write(config, "auth:\n  token: %s\nprofiles:\n  work:\n  default:\n" % USER)
+    assert cli("auth", "list", "-q").out == "default\nwork\n"
+
+
 def test_list_for_a_script(cli, api, two_profiles):
     env = {"PODSTACK_PROFILE": "work"}
     assert cli("auth", "list", "-o", "json", env=env).json[1] == {

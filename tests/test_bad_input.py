@@ -273,6 +273,7 @@ ENDPOINTS = [
     "https://api.pod stack.ai", "https://api.podstack.ai\\@evil.example", "https://[::1",
     "http://127.0.0.1@evil.example", "http://127.0.0.1.evil.example", "https://h/../v1",
     "https://h\nX: y", "javascript:alert(1)", "https://\u00fcber.example", "//api.podstack.ai",
+    "http://127.0.0.01", "http://127.0.0.256", "http://127.0.0." + "1" * 5000,
 ]  # fmt: skip
 
 
@@ -282,6 +283,7 @@ def test_an_endpoint_that_is_no_address(cli, config, endpoint):
         env = dict(TOKEN, PODSTACK_API_ENDPOINT=endpoint)
         done = cli(*words.split(), env=env, code=2)
         assert done.error.startswith("Error: PODSTACK_API_ENDPOINT must be an https:// address ")
+        assert "limit" not in done.error
         assert "\n" not in done.error
         assert len(done.err.splitlines()) == 2, done
     assert not config.exists()

@@ -682,7 +682,9 @@ def test_the_wait_for_the_lock_ends_after_thirty_seconds_and_names_the_holder(cl
     config.write_text(OLD)
     clock, lock = Clock(), config.parent / ".lock"
     with hold(lock):
-        result = cli(*SET, now=clock.now, sleep=clock.sleep, code=7)
+        # The wall clock may be set back meanwhile.
+        back = iter(range(2000000000, 0, -3600)).__next__
+        result = cli(*SET, clock=clock.now, now=back, sleep=clock.sleep, code=7)
     assert result.err == (
         "Error: Another podstack holds %s (process 4711)\n"
         "Wait until it has ended, or end it, then try again\n" % lock
@@ -697,7 +699,7 @@ def test_a_holder_that_gives_no_number_is_unknown(cli, config, written):
     lock.write_bytes(written)
     with open(str(lock)) as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        result = cli(*SET, now=clock.now, sleep=clock.sleep, code=7)
+        result = cli(*SET, clock=clock.now, sleep=clock.sleep, code=7)
     assert result.error == "Error: Another podstack holds %s (process unknown)" % lock
 
 
@@ -712,7 +714,7 @@ def test_a_lock_that_comes_free_is_taken_and_the_file_read_again(cli, config):
             stream.close()
 
     clock.on_sleep = let_go
-    result = cli(*SET, now=clock.now, sleep=clock.sleep, tty=True)
+    result = cli(*SET, clock=clock.now, sleep=clock.sleep, tty=True)
     assert result.err.count("Waiting for another podstack to end ...") == 1
     assert config.read_text() == "defaults:\n  project: new\n  output: json\n"
 
@@ -798,7 +800,7 @@ def test_on_windows_the_lock_is_waited_for(cli, config, monkeypatch):
     monkeypatch.setitem(sys.modules, "msvcrt", WindowsLocks)
     clock, lock = Clock(), config.parent / ".lock"
     with hold(lock):
-        result = cli(*SET, platform="win32", now=clock.now, sleep=clock.sleep, code=7)
+        result = cli(*SET, platform="win32", clock=clock.now, sleep=clock.sleep, code=7)
     assert result.error == "Error: Another podstack holds %s (process 4711)" % lock
 
 
