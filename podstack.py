@@ -236,7 +236,7 @@ def redact(text, secrets=()):
         return text
     import re
 
-    text = re.sub(r"://[^\s/@]*@", "://****@", text)
+    text = re.sub(r"""://[^\s/?#"']*@""", "://****@", text)
     return re.sub(r"\b(psk_(?=[\w.-]{4})|podstack_(?=[\w.-]{16}))[\w.-]+", r"\1****", text)
 
 
@@ -2580,8 +2580,8 @@ class Http:
             sock.recv(1)  # what comes unasked answers no request (RFC 9112 §9.2)
         except LookupError:
             pass
-        except OSError:  # nothing came
-            return sock
+        except OSError as error:  # nothing came (in TLS: WANT_READ, 2), else it has ended
+            return sock if isinstance(error, BlockingIOError) or error.errno == 2 else None
         return None
 
     def exchange(self, sock, request, url, deadline, silence):

@@ -83,6 +83,12 @@ def test_words_that_are_no_secrets_stay():
 
 def test_a_token_that_nobody_knows_is_masked_by_its_shape():
     assert podstack.redact("of https://me:pa55@h/, me@h") == "of https://****@h/, me@h"
+    assert (
+        podstack.redact("https://me:p@55@h/ https://h?x=a@b") == "https://****@h/ https://h?x=a@b"
+    )
+    body = '{"url":"https://h","env":{"A":"s3cret@tail","B":"more"},"password":"pa55"}'
+    shown = podstack.redact_names(podstack.redact(body))
+    assert shown == '{"url":"https://h","env":{****},"password":"****"}'
     shown = podstack.redact("psk_abcdef and podstack_0123456789abcdefgh.")
     assert shown == "psk_**** and podstack_****"
 

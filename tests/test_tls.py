@@ -337,6 +337,23 @@ def test_what_comes_unasked_in_one_record_answers_nothing(authority):
             assert client.request("GET", podstack.parse_url(server.url)).body == b"asked"
 
 
+def test_a_connection_that_TLS_did_not_end_is_not_used_again(authority):
+    def answer(connection):
+        connection.request()
+        connection.send(WHOAMI)
+
+    stderr = io.StringIO()
+    with Wire(answer, tls=server_context(*authority.chains["good"])) as server:
+        app = podstack.App(None, None, stderr, {})
+        app.debugging = True
+        client = podstack.Http(app, ca_bundle=authority.pem)
+        for _ in range(2):
+            assert client.request("GET", podstack.parse_url(server.url)).status == 200
+            server.settle()
+        assert len(server.connections) == 2
+    assert "kept-alive" not in stderr.getvalue()
+
+
 def test_a_connection_in_TLS_is_used_again(authority):
     with Wire(WHOAMI, tls=server_context(*authority.chains["good"])) as server:
         app = podstack.App(None, None, None, {})
