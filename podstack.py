@@ -228,7 +228,7 @@ def encodings(secret):
 
 
 def redact(text, secrets=()):
-    """Return `text` without secrets: by value in any encoding, by the shape of tokens and URLs."""
+    """Return `text` without secrets: by value in any encoding, tokens and user-info by shape."""
     for secret in sorted(secrets, key=len, reverse=True):
         for form in encodings(secret):
             text = text.replace(form, mask(secret))
@@ -2385,8 +2385,8 @@ def tls_context(bundle):
     return context
 
 
-def failure_of(error, seconds):
-    """Return the TransportFailure, in plain words, for what failed below."""
+def failure_of(error, seconds, when="within its answer"):
+    """Return the TransportFailure, in plain words, for what failed below; `when` TLS ended."""
     import socket
     import ssl
 
@@ -2400,7 +2400,6 @@ def failure_of(error, seconds):
     is_cut = isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
     # What OpenSSL 3 says of it; 3.6 and 3.7 take its number for another name.
     if is_cut or name in ("UNEXPECTED_EOF_WHILE_READING", "KRB5_S_TKT_NYV"):
-        when = "within its answer" if hasattr(error, "sent") else "during the TLS handshake"
         return TransportFailure("it closed the connection " + when)
     if not isinstance(error, (ssl.SSLError, ssl.CertificateError)):
         return TransportFailure(str(getattr(error, "strerror", None) or error).lower())
@@ -2418,7 +2417,6 @@ def streamed(response, url, silence):
     try:
         yield from read_pieces(response)
     except OSError as error:
-        error.sent = True
         raise unreachable(url, failure_of(error, silence))
 
 
@@ -2465,7 +2463,7 @@ class Http:
                 self.contexts[url.origin] = context
                 return secured
             except (OSError, ValueError) as error:  # ValueError: no name of a host
-                failure = failure_of(error, self.timeout)
+                failure = failure_of(error, self.timeout, "during the TLS handshake")
                 if failure.hint != CA_HINT:
                     break
         raise failure
@@ -2580,7 +2578,7 @@ class Http:
             sock.recv(1)  # what comes unasked answers no request (RFC 9112 §9.2)
         except LookupError:
             pass
-        except OSError as error:  # nothing came (in TLS: WANT_READ, 2), else it has ended
+        except OSError as error:  # nothing came (in TLS: SSL_ERROR_WANT_READ, 2), or it has ended
             return sock if isinstance(error, BlockingIOError) or error.errno == 2 else None
         return None
 
@@ -2644,9 +2642,9 @@ class OAuthError(AuthError):
 
     def __init__(self, answer):
         self.error, more = answer["error"], answer.get("error_description")
-        message = "Sign-in failed: %s%s" % (self.error, ": %s" % more if more else "")
+        self.words = "%s: %s" % (self.error, more) if more else self.error
         denied = "Sign-in was denied" if self.error == "access_denied" else None
-        super().__init__(denied or message, "Run: podstack auth login")
+        super().__init__(denied or "Sign-in failed: " + self.words, "Run: podstack auth login")
 
 
 class AuthServer:
@@ -2694,10 +2692,7 @@ class AuthServer:
         is_good = name == "revocation" or (is_object and "error" not in body)  # RFC 7009 §2.2
         if answer.status == 200 and is_good:
             return body
-        is_refusal = is_object and isinstance(body.get("error"), str)
-        if is_refusal and name == "revocation":
-            raise PodError("Not revoked: %s" % body["error"], "Use: podstack auth logout")
-        if is_refusal:
+        if is_object and isinstance(body.get("error"), str):
             raise OAuthError(body)
         problem = "The authorization server's answer is not understood (HTTP %d)"
         raise Unreachable(problem % answer.status)
@@ -3126,6 +3121,10 @@ def pod_path(pod_id, more=""):
     return "/pods/" + percent_encode(pod_id) + more
 
 
+def no_pod(name):
+    return NotFound("Pod '%s' not found" % name, "See: podstack pod list")
+
+
 def not_understood(why):
     return Unreachable("Podstack's answer is not understood (%s)" % why)
 
@@ -3154,8 +3153,8 @@ def read_error(answer):
     return error.get("code"), str(error.get("message") or ""), fields[:10]
 
 
-def refusal(answer, what, credential, now):
-    """Return the PodError for an answer with status 400 to 499."""
+def refusal(answer, missing, credential, now):
+    """Return the PodError for an answer with status 400 to 499; `missing` is a 404's, or None."""
     code, message, fields = read_error(answer)
     if answer.status == 401:
         if code == "token_expired" or credential.left(now) <= 0:
@@ -3168,9 +3167,7 @@ def refusal(answer, what, credential, now):
         hint = "See: podstack wallet balance"
         return PodError("Insufficient wallet balance", hint, fields or [message])
     if answer.status == 404:
-        told = "%s not found" % what if what else message or "Not found: %s" % answer.url
-        is_pod = what and what.startswith("Pod ")
-        return NotFound(told, "See: podstack pod list" if is_pod else DOCTOR_HINT)
+        return missing or NotFound(message or "Not found: %s" % answer.url, DOCTOR_HINT)
     if not message:
         from http.client import responses
 
@@ -3230,8 +3227,8 @@ class Api:
                 self._credential = renew_login(self.settings, self.cx.http, old)
             return self._credential.token != refused
 
-    def send(self, method, path, query=(), body=None, what=None, raw=None, silence=None):
-        """Return the good Answer to a call on `what`; `raw` is a body as it is to be sent.
+    def send(self, method, path, query=(), body=None, missing=None, raw=None, silence=None):
+        """Return the good Answer to a call; `missing`: what a 404 raises, `raw`: a body in bytes.
 
         With `silence` the answer is streamed, and that many seconds may pass without a byte of it.
         """
@@ -3253,7 +3250,7 @@ class Api:
             if answer.status != 401 or turn == 2 or not self.renewed(token):
                 break
         if answer.status >= 400:
-            raise refusal(answer, what, self.credential, self.cx.app.now())
+            raise refusal(answer, missing, self.credential, self.cx.app.now())
         return answer
 
     def object(self, name, path, method="GET", **options):
@@ -3309,18 +3306,18 @@ class Api:
         pages = self.pages("pods", "/pods", [("name", name)])  # which some services ignore
         found = [pod for rows in pages for pod in rows if pod.get("name") == name]
         if not found:
-            raise NotFound("Pod '%s' not found" % name, "See: podstack pod list")
+            raise no_pod(name)
         if len(found) > 1:
             ids = ", ".join(str(pod.get("id")) for pod in found)
             raise PodError("%d pods are named '%s'" % (len(found), name), "Name one by id: " + ids)
         return found[0]
 
     def pod_again(self, pod, name):
-        return self.object("pod", pod_path(pod.get("id")), what="Pod '%s'" % name)
+        return self.object("pod", pod_path(pod.get("id")), missing=no_pod(name))
 
     def on_pod(self, word, method, more="", **options):
         """Return (id, Answer) of a call on the pod that a user's word means, by id or by name."""
-        options["what"] = "Pod '%s'" % word
+        options["missing"] = no_pod(word)
         if looks_like_id(word):
             try:
                 return word, self.send(method, pod_path(word, more), **options)
@@ -4020,21 +4017,23 @@ def auth_refresh(cx, args):
     print_fixed(cx, {"expires_at": login.expires}, expires)
 
 
-def revoke_credential(cx, credential, endpoint):
+def revoke_credential(cx, login, endpoint):
     """End a token at its server; a 401 means that it was dead already."""
-    if credential.issuer or credential.refresh_token:
-        server = server_of_login(cx.http, credential, endpoint)
-        if "revocation" not in server.endpoints:
-            raise PodError("This server cannot revoke a login", "Use: podstack auth logout")
-        refresh_token = credential.refresh_token
-        if refresh_token:  # first of the two (RFC 7009 §2.1)
-            server.post("revocation", token=refresh_token, token_type_hint="refresh_token")
-        server.post("revocation", token=credential.token, token_type_hint="access_token")
-    else:
+    if not (login.issuer or login.refresh_token):
         try:
-            Api(cx, credential, endpoint).send("DELETE", "/auth/token")
+            Api(cx, login, endpoint).send("DELETE", "/auth/token")
         except AuthError:
             return cx.app.say("The token was dead already")
+        return cx.app.say("Token revoked")
+    server = server_of_login(cx.http, login, endpoint)
+    if "revocation" not in server.endpoints:
+        raise PodError("This server cannot revoke a login", "Use: podstack auth logout")
+    try:
+        if login.refresh_token:  # first of the two (RFC 7009 §2.1)
+            server.post("revocation", token=login.refresh_token, token_type_hint="refresh_token")
+        server.post("revocation", token=login.token, token_type_hint="access_token")
+    except OAuthError as error:
+        raise PodError("Not revoked: %s" % error.words, "Use: podstack auth logout")
     cx.app.say("Token revoked")
 
 
@@ -4687,9 +4686,9 @@ def pod_logs(cx, args):
     if args.since is not None:
         span = parse_span(args.since)
         at = parse_time(args.since) if span is None else app.now() - span
-        if at is None or at < 0:
+        if at is None:
             raise UsageError("--since takes a time or a span such as 1h, not '%s'" % args.since)
-        query.append(("since", format_time(at)))
+        query.append(("since", format_time(max(at, 0))))
     silence = 86400 if args.follow else 120
     _, answer = cx.api.on_pod(args.name, "GET", "/logs", query=query, silence=silence)
     parts = answer.pieces or [answer.body]  # an empty log may come as 204, which is no stream
@@ -4863,7 +4862,8 @@ def api_call(cx, args):
         query = [pair for pair in query if pair[0] not in ("page", "limit")]
         name = path.rstrip("/").rpartition("/")[2]
         return print_streamed(cx, cx.api.pages(name, path, query), form)
-    answer = cx.api.send(method, path, query, dict(fields) or None, "'%s'" % path, raw)
+    missing = NotFound("'%s' not found" % path, DOCTOR_HINT)
+    answer = cx.api.send(method, path, query, dict(fields) or None, missing, raw)
     value = answer.json()
     print_data(cx, value, None if value is None else form, answer.text.splitlines())
 

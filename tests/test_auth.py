@@ -819,9 +819,12 @@ def test_a_server_that_cannot_revoke_says_so(cli, api, config):
 def test_what_the_server_says_of_a_revocation_is_told(cli, api, config):
     keep_oauth(config, api)
     before = config.read_bytes()
-    api.next("/oauth/revoke", status=400, body={"error": "unsupported_token_type"})
+    said = {"error": "unsupported_token_type", "error_description": "not these"}
+    api.next("/oauth/revoke", status=400, body=said)
     done = cli("auth", "revoke", "--yes", code=1)
-    assert done.err == "Error: Not revoked: unsupported_token_type\nUse: podstack auth logout\n"
+    assert done.err == (
+        "Error: Not revoked: unsupported_token_type: not these\nUse: podstack auth logout\n"
+    )
     assert config.read_bytes() == before
 
 
