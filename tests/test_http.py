@@ -197,6 +197,16 @@ def test_pauses_are_full_jitter_below_a_doubling_limit(api, cli):
 NOON = 1735689600  # 2025-01-01T00:00:00Z
 
 
+@pytest.fixture
+def new_york(monkeypatch):
+    """Local time is another than UTC."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
 @pytest.mark.parametrize(
     "status, headers, asked",
     [
@@ -216,11 +226,7 @@ NOON = 1735689600  # 2025-01-01T00:00:00Z
         pytest.param(429, {"X-RateLimit-Reset": "1e99"}, 0, id="no number"),
     ],
 )  # fmt: skip
-def test_the_pause_is_at_least_what_the_server_asks_for(
-    api, cli, monkeypatch, status, headers, asked
-):
-    monkeypatch.setenv("TZ", "America/New_York")
-    time.tzset()
+def test_the_pause_is_at_least_what_the_server_asks_for(api, cli, new_york, status, headers, asked):
     slept = pauses(api, cli, headers, status, now=lambda: NOON)
     for pause, jitter in zip(slept, [0.5, 1, 2]):
         assert asked <= pause < asked + jitter

@@ -708,11 +708,12 @@ def test_an_archive_without_its_end_is_no_tree(pod, home, tmp_path, cli, capfd):
 
 
 def test_what_ssh_says_after_the_copy_is_told(deaf_ssh, home, tmp_path, podstack_process):
-    """Its stdin has ended for three seconds by then."""
+    """Its stdin has ended for three seconds by then, and most of it is read when ssh has ended."""
     (home / "file").write_text("x")
-    (tmp_path / "ssh").write_text("#!/bin/sh\ncat >/dev/null\nsleep 3\necho too late >&2\nexit 9\n")
+    late = "cat >/dev/null\nsleep 3\nyes late | head -n 5000 >&2\nexit 9\n"
+    (tmp_path / "ssh").write_text("#!/bin/sh\n" + late)
     done = podstack_process("pod", "cp", "file", "ci-pod:x", code=1)
-    assert done.err == "too late\nError: The copy has failed (exit code 9)\n"
+    assert done.err == "late\n" * 5000 + "Error: The copy has failed (exit code 9)\n"
 
 
 def test_what_is_not_in_the_pod_is_named(pod, cli):

@@ -24,8 +24,7 @@ IMPORTS = {
     "secrets": {"base64", "hashlib", "json", "shlex", "zlib"},
     "http": {
         "base64", "calendar", "contextlib", "email.utils", "http.client", "ipaddress", "json",
-        "socket", "ssl",
-        "threading", "urllib.parse",
+        "socket", "ssl", "threading", "urllib.parse",
     },
     "login": {
         "base64", "hashlib", "hmac", "html", "http.server", "secrets", "socket", "socketserver",

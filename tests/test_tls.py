@@ -488,12 +488,12 @@ def test_an_authority_that_only_the_full_set_has_takes_a_second_connection(autho
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_each_host_may_be_verified_another_way(authority, system, tmp_path, first):
+def test_each_host_may_be_verified_another_way(authority, system, tmp_path, monkeypatch, first):
     """The API by the hashed directory, say, and the authorization server by all certificates."""
     system(hashed=True, full=False)  # the full set has a stranger's authority
     (tmp_path / "other").mkdir()
     stranger = Authority(tmp_path / "other", "Another")
-    os.environ["SSL_CERT_FILE"] = stranger.pem
+    monkeypatch.setenv("SSL_CERT_FILE", stranger.pem)
     chains = [authority.chains["good"], stranger.issue("theirs", HERE)]
     servers = [Wire(WHOAMI, tls=server_context(*chain)) for chain in chains]
     with servers[first] as one, servers[1 - first] as other:
