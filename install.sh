@@ -62,6 +62,12 @@ guarded() {
     }
 }
 
+# is_unswappable FILE: it is the user's own, and nobody else can put another in its place.
+is_unswappable() {
+    folder=$(dirname "$1")
+    [ ! -L "$1" ] && guarded "$1" && { [ -k "$folder" ] || guarded "$folder"; }
+}
+
 on_path() {
     case :$PATH: in *:"$1":*) ;; *) return 1 ;; esac
 }
@@ -105,9 +111,11 @@ choose_place() {
     { [ ! -e "$launcher" ] && [ ! -L "$launcher" ]; } || grep -qsxF "$MARK" "$launcher" ||
         fail "$launcher is another program, which this would replace.
 Remove it, or choose another place: --prefix DIR"
-    [ "$uid" = 0 ] || guarded "$bin" ||
-        fail "$bin must be yours, and nobody else may write there.
+    for folder in "$bin" "$lib"; do
+        [ "$uid" = 0 ] || guarded "$folder" ||
+            fail "$folder must be yours, and nobody else may write there.
 Mend that (chmod go-w), or choose another place: --prefix DIR"
+    done
 }
 
 # -- the Python that will run it
@@ -197,7 +205,11 @@ except OSError as error:
 obtain() {
     beside=$(dirname "$0")/podstack.py
     if [ -z "$from" ] && [ "${0##*/}" = install.sh ] && [ -f "$beside" ]; then
-        from=$beside
+        if is_unswappable "$beside"; then
+            say "Installing $beside" && from=$beside
+        else
+            say "Warning: $beside is not taken, for others can change it (--from FILE takes it)"
+        fi
     fi
     origin=${PODSTACK_INSTALL_URL:-$ORIGIN}
     [ -z "$from" ] || origin=$ORIGIN  # the receipt tells everybody: only what fetch has checked
@@ -259,17 +271,19 @@ case \$python in /*) ;; *) python=/usr/libexec/platform-python ;; esac
 exec "\$python" -I -S -B $(quoted "$lib/start.py") "\$@"
 EOF
     chmod 755 "$new/podstack"
+    # An import leaves no garbage, and looking for it costs a twentieth of the start; what is there
+    # then stays, so that no later look is for it either (3.6 has no freeze).
     cat >"$new/start.py" <<'EOF'
 """Starts podstack from its bytecode, which Python ignores where it does not fit."""
 import gc
 import sys
 
 LIB = __file__.rpartition("/")[0]
-gc.disable()  # an import leaves no garbage, and looking for it costs a twentieth of the start
+gc.disable()
 sys.path.insert(0, LIB)
 try:
     import podstack
-    if hasattr(gc, "freeze"):  # not in 3.6; what is there now stays: no later look is for it
+    if hasattr(gc, "freeze"):
         gc.freeze()
     gc.enable()
     podstack.run()
@@ -393,6 +407,7 @@ main() {
         shift
     done
     umask 022
+    unset PODSTACK_API_TOKEN  # nothing that this starts needs it
     choose_place
     if [ -n "$uninstall" ]; then remove; else install; fi
 }

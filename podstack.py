@@ -23,7 +23,6 @@ DEFAULT_ENDPOINT = "https://api.podstack.ai"
 DEFAULT_CLIENT_ID = "podstack-cli"
 DEFAULT_PROFILE = "default"
 INSTALL_URL = "https://get.podstack.ai"
-DASHBOARD_TOKENS = "Account > API Tokens"
 SOURCE = os.path.abspath(__file__)
 MAX_CONFIG_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 10 * 1000 * 1000
@@ -51,7 +50,7 @@ ENVIRONMENT = (
 )
 
 
-# == errors: what can go wrong, in the user's words ==========================================
+# == errors: what can go wrong, in the user's words
 # Raised deep, printed once (by the door). A message is a fact without a full stop, a hint is one
 # thing to do next, details are further lines. Nothing here prints, and no error holds a token.
 
@@ -69,7 +68,7 @@ DOCTOR_HINT = "Find out why: podstack auth doctor"
 DEBUG_HINT = "Run it again with --debug and report what it prints"
 OUTPUT_HINT = "Send it elsewhere: > FILE"
 USE_TOKEN = "Use: podstack auth login --token - (or set PODSTACK_API_TOKEN)"
-NEW_TOKEN = "Generate a new token from the dashboard (%s)" % DASHBOARD_TOKENS
+NEW_TOKEN = "Generate a new token from the dashboard (Account > API Tokens)"
 
 
 class PodError(Exception):
@@ -123,7 +122,7 @@ def token_expired(origin):
     return AuthError("Token expired", "Re-authenticate: podstack auth login", [origin])
 
 
-# == text: words, numbers, times and addresses ===============================================
+# == text: words, numbers, times and addresses
 # Pure functions from values to values: what a terminal may be shown, how a table lines up, what a
 # date, a duration or an address means. Nothing here reads a file, the clock or the environment.
 
@@ -134,7 +133,7 @@ JSON_FORM = {code: "\\u%04x" % code for code in UNSAFE if code >= 0x7F}
 NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 URL_SAFE = frozenset((NAME_LETTERS + "-._~").encode("ascii"))
 USUAL_PORTS = {"http": 80, "https": 443}
-WIRE_SECRETS = "access_token|refresh_token|id_token|token|device_code|client_secret|secret|password"
+WIRE_SECRETS = "(?:(?:access_|refresh_|id_)?token|device_code|(?:client_)?secret|password|api_?key)"
 
 
 def printable(text):
@@ -167,8 +166,8 @@ def display_width(text):
 
     width = 0
     for char in text:
-        is_later_hangul = "\u1160" <= char <= "\u11ff"  # it joins its syllable's first letter
-        if unicodedata.category(char) not in ("Mn", "Me", "Cf") and not is_later_hangul:
+        joins = "\u1160" <= char <= "\u11ff"  # a later letter of a Hangul syllable
+        if not joins and unicodedata.category(char) not in ("Mn", "Me", "Cf"):
             width += 2 if unicodedata.east_asian_width(char) in "WF" else 1
     return width
 
@@ -246,10 +245,11 @@ def redact_names(text):
 
     # Without alternatives: for each turn of such a loop re keeps a way back, 150 bytes a letter.
     quoted = r'"[^"\\]*(?:\\.[^"\\]*)*"?'
-    text = re.sub(r'(?i)("(?:%s)"\s*:\s*)%s' % (WIRE_SECRETS, quoted), r'\1"****"', text)
-    text = re.sub(r'("env"\s*:\s*){[^{}"]*(?:%s[^{}"]*)*}?' % quoted, r"\1{****}", text)
+    text = re.sub(r'(?i)("%s"\s*:\s*)%s' % (WIRE_SECRETS, quoted), r'\1"****"', text)
+    for form in (r'{[^{}"]*(?:%s[^{}"]*)*}?', r'\[[^]"]*(?:%s[^]"]*)*\]?'):
+        text = re.sub(r'("env"\s*:\s*)' + form % quoted, r"\1{****}", text)
     names = WIRE_SECRETS + "|code|code_verifier|state"
-    return re.sub(r"(?i)((?:^|[?&\s])(?:%s)=)[^&\s]*" % names, r"\1****", text)
+    return re.sub(r"(?i)((?:^|[?&#\s])(?:%s)=)[^&\s]*" % names, r"\1****", text)
 
 
 def did_you_mean(word, choices):
@@ -469,7 +469,7 @@ def accept(what, text, read):
         raise UsageError("%s must be %s, not '%s'" % (what, error, text))
 
 
-# == yaml: the config file's language ========================================================
+# == yaml: the config file's language
 # A strict subset of YAML, read without guessing: each scalar is its text, the schema types it.
 # What the subset lacks is refused with line and column. An edit touches its own entry's lines
 # and is read again before it counts. Nothing here opens a file or prints; reading imports nothing.
@@ -729,8 +729,6 @@ def yaml_load(text):
 
 def _write_scalar(value, key=None):
     """Return what stands for `value`, the value of `key`, alike in every version of YAML."""
-    if isinstance(value, float) and value - value != 0:
-        raise ValueError("%s cannot be written as YAML" % value)
     if not isinstance(value, str):
         text = json_dump(value)
         is_bare = isinstance(value, float) and "." not in text
@@ -845,7 +843,7 @@ def yaml_set(text, keys, value):
     raise refusal
 
 
-# == app: everything outside the program =====================================================
+# == app: everything outside the program
 # The only holder of the streams, the environment, the clock, child processes and the browser.
 # Handlers receive it; tests build their own. It must never let a secret or a raw control
 # character reach stderr, nor hand the token to another program.
@@ -1191,7 +1189,7 @@ class App:
             return False
 
 
-# == files: the config file, its profiles, and where every value comes from ==================
+# == files: the config file, its profiles, and where every value comes from
 # Reads and writes ~/.podstack/config.yaml: atomically, 0600, under a lock, only the lines that
 # change. `Settings` is the one place that decides between option, environment, file and default.
 # It must never overwrite what it could not read, nor let one profile serve another.
@@ -1237,6 +1235,14 @@ def refuse_planted_link(path):
             raise ConfigError("As root, the link %s is not followed: others may set it" % link)
 
 
+def is_foreign(path, owner):
+    """Tell whether a file is another user's; to root, one laid where many may write."""
+    if is_root():
+        folder = os.stat(os.path.dirname(os.path.realpath(path)))
+        return folder.st_mode & 0o022 and owner not in (0, folder.st_uid)
+    return hasattr(os, "geteuid") and owner != os.geteuid()
+
+
 def read_file(path):
     """Return (text, stat) of a plain file of ours; ("", None) for none, else ConfigError."""
     at_once = getattr(os, "O_NONBLOCK", 0)  # a pipe's open would wait for its writer
@@ -1246,7 +1252,7 @@ def read_file(path):
             facts = os.fstat(stream.fileno())
             if not stat.S_ISREG(facts.st_mode):
                 raise ConfigError("Cannot read %s: it is not a regular file" % path)
-            if hasattr(os, "geteuid") and os.geteuid() not in (0, facts.st_uid):
+            if is_foreign(path, facts.st_uid):
                 problem = "it belongs to another user (uid %d)" % facts.st_uid
                 hint = "Set PODSTACK_CONFIG to a file of your own"
                 raise ConfigError("Cannot use %s: %s" % (path, problem), hint)
@@ -1341,18 +1347,18 @@ def write_file(app, path, text, keep=True):
         raise os_error("write", path, error)
 
 
-def lock_descriptor(descriptor, is_windows, release=False):
-    """Take the lock or raise BlockingIOError (Windows: PermissionError) at once; or release it."""
+def lock_descriptor(descriptor, is_windows):
+    """Take the lock, until it is closed, or raise BlockingIOError, PermissionError at once."""
     if is_windows:
         import msvcrt
 
         os.lseek(descriptor, 0, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_UNLCK if release else msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
     else:
         import fcntl
 
         # Not lockf: that lock drops with any close of the file in the process.
-        fcntl.flock(descriptor, fcntl.LOCK_UN if release else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class FileLock:
@@ -1393,12 +1399,10 @@ class FileLock:
     def __exit__(self, *_):
         self.depth -= 1
         if not self.depth and self.descriptor is not None:
-            unlock = (lock_descriptor, self.app.is_windows, True)
-            for release, *words in (unlock, (os.close,)):
-                try:
-                    release(self.descriptor, *words)
-                except OSError as error:  # either of the two suffices
-                    self.app.debug("cannot release %s: %s" % (self.path, error))
+            try:
+                os.close(self.descriptor)
+            except OSError as error:  # it is closed all the same
+                self.app.debug("cannot close %s: %s" % (self.path, error))
             self.descriptor, self.held = None, False
 
     def open(self):
@@ -1694,7 +1698,7 @@ class Settings:
         return self.find(name)[0]
 
 
-# == secrets: logins, where they are kept, and which token serves ============================
+# == secrets: logins, where they are kept, and which token serves
 # A login lives in the config file or in the system's keychain; the effective token comes from the
 # environment, a program, or a login. A secret goes through stdin, never through arguments; nothing
 # falls back from the keychain to plain text, and a token goes only to the endpoint it is kept for.
@@ -1750,14 +1754,13 @@ class SecretService:
         attributes = ["--", "service", "podstack", "account", self.account]
         return call_keychain(self.app, [self.program, *words, *attributes], stdin)
 
-    @staticmethod
-    def failure(stderr):
+    def failure(self, stderr):
         text = stderr.decode("utf-8", "replace").strip()
         for mark, problem, advice in SECRET_TOOL_ERRORS:
             if mark in text.lower():
                 return keychain_error(problem, advice)
-        first = text.splitlines()[0][:200] if text else "secret-tool failed"
-        return keychain_error(first, "Check it with: secret-tool search service podstack")
+        first = redact(text, self.app.secrets).splitlines()[0] if text else "secret-tool failed"
+        return keychain_error(first[:200], "Check it with: secret-tool search service podstack")
 
     def is_absent(self):
         """Tell an absent item from a locked one (lookup says the same of both); never prompts."""
@@ -2072,7 +2075,7 @@ def find_credential(settings):
     return Credential(token=token.strip(), kind="environment", origin=origin)
 
 
-# == http: one request, one answer ===========================================================
+# == http: one request, one answer
 # The only chapter that opens a connection. Every request has one deadline, a size limit and
 # verified TLS; retries stop where a request may have been carried out. It must never follow a
 # redirect to another origin, send loopback through a proxy, or repeat a POST that was sent.
@@ -2371,11 +2374,6 @@ def tls_context(bundle):
     else:
         context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
     context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)  # 3.8 and 3.9 set it
-    if getattr(context, "security_level", 0) < 2:
-        try:
-            context.set_ciphers("DEFAULT:@SECLEVEL=2")
-        except ssl.SSLError:
-            context.set_ciphers("HIGH:!aNULL:!eNULL:!MD5:!3DES")  # LibreSSL has no levels
     if not bundle:
         context.load_default_certs()
         if not context.cert_store_stats()["x509_ca"]:
@@ -2485,7 +2483,7 @@ class Http:
             host, port = split_authority(authority.partition("/")[0], 80)
         except ValueError as error:
             reason = "%s is not the address of a proxy: %s" % (variable, error)
-            raise TransportFailure(reason, final=True)
+            raise TransportFailure(reason, True, "Correct %s" % variable)
         import base64
         from urllib.parse import unquote, unquote_to_bytes
 
@@ -2608,7 +2606,7 @@ class Http:
         return answer
 
 
-# == login: from nothing to a token, and from an old token to a new one ======================
+# == login: from nothing to a token, and from an old token to a new one
 # OAuth 2.0 for a public client: discovery (RFC 9728, 8414), code with PKCE on a loopback redirect
 # (RFC 8252, 7636), device login (RFC 8628), refresh with rotation, revocation (RFC 7009). It must
 # never guess an address, end a wait on a wrong answer, or spend a refresh token twice.
@@ -2963,8 +2961,8 @@ class BrowserLogin:
             parts = (app.env("SSH_CONNECTION") or "").split()
             host = parts[2] if len(parts) == 4 else "SERVER"
             user = app.env("USER") or app.env("LOGNAME") or "USER"
-            app.say("Your browser is elsewhere? Run there first:", "")
-            app.say("  ssh -L %d:127.0.0.1:%d %s@%s" % (self.port, self.port, user, host), "")
+            line = "  ssh -L %d:127.0.0.1:%d %s@%s" % (self.port, self.port, user, host)
+            app.say("Your browser is elsewhere? Run there first:", "", line, "")
         if app.is_terminal(app.stdin):
             app.say("If the browser ends at a page that does not load, paste its address here.")
             threading.Thread(target=self.read_pasted, daemon=True).start()
@@ -3101,7 +3099,7 @@ def fresh_credential(settings, http, credential):
         settings.config.lock.seconds = LOCK_SECONDS
 
 
-# == api: the Podstack API, call by call =====================================================
+# == api: the Podstack API, call by call
 # Thin methods that take and return plain data, for paths below the endpoint's /v1. They attach the
 # token, turn a refusal into the error of its case, and read every page of a list; a copy is a tar
 # stream through ssh. A user's word never becomes more than one path segment, and no name in a
@@ -3266,8 +3264,8 @@ class Api:
                 error.details.append("It may have been created: check podstack %s list" % name)
             raise
 
-    def pages(self, name, path, query=(), limit=None):
-        """Yield a list's rows page by page, in order, at most `limit` in all."""
+    def rows(self, name, path, query=(), limit=None):
+        """Yield a list's rows as its pages come, in order, at most `limit` in all."""
         size = -(-limit // -(-limit // PAGE_SIZE)) if limit else PAGE_SIZE
 
         def fetch(page):
@@ -3286,11 +3284,11 @@ class Api:
         before, left = [], limit or 10**9
         for rows in read_pages(fetch):
             # Lists move while they are read, and some services never end one.
-            known = [row["id"] for row in before if row.get("id") is not None]
-            fresh = [row for row in rows if row.get("id") not in known]
+            known = {repr(row["id"]) for row in before if row.get("id") is not None}
+            fresh = [row for row in rows if repr(row.get("id")) not in known]
             if not fresh or rows == before:
                 return
-            yield fresh[:left]
+            yield from fresh[:left]
             before, left = rows, left - len(fresh)
             if left <= 0:
                 return
@@ -3303,8 +3301,8 @@ class Api:
 
     def pod_by_name(self, name):
         """Return the one pod with exactly this name; raises PodError for none and for several."""
-        pages = self.pages("pods", "/pods", [("name", name)])  # which some services ignore
-        found = [pod for rows in pages for pod in rows if pod.get("name") == name]
+        pods = self.rows("pods", "/pods", [("name", name)])  # which some services ignore
+        found = [pod for pod in pods if pod.get("name") == name]
         if not found:
             raise no_pod(name)
         if len(found) > 1:
@@ -3392,7 +3390,7 @@ def ssh_to(cx, name, *options):
     before, user, host, after = found.groups() if found else (None, None, None, "0")
     port = before or after or "22"
     if (before and after) or not 0 < int(port) < 65536:
-        problem = "The pod's ssh_command is not a plain one: %s" % str(told)[:200]
+        problem = "The pod's ssh_command is not a plain one: %s" % told
         raise PodError(problem, "Ask Podstack's support")
     named = ["-o", "User=" + user] if user else []
     return [path, "-p", port] + named + list(options) + ["--", host]
@@ -3400,8 +3398,10 @@ def ssh_to(cx, name, *options):
 
 def remote_words(words):
     """Return words quoted for the remote shell, so that each arrives as typed."""
-    # Not by shlex.quote: it leaves `=x` bare, which zsh takes for the path of a program.
-    return " ".join("'%s'" % word.replace("'", "'\\''") for word in words)
+    # Not by shlex.quote: it leaves `=x` bare, which zsh takes for the path of a program. Within
+    # quotes a backslash is itself in sh, but quotes what follows in fish: it goes outside, too.
+    outside = str.maketrans({"'": "'\\''", "\\": "'\\\\'"})
+    return " ".join("'%s'" % word.translate(outside) for word in words)
 
 
 def own_name(path):
@@ -3605,7 +3605,7 @@ def copy_from_pod(cx, pod, path, target):
         raise PodError("Cannot write %s: %s" % (goal, error.strerror or error), hint)
 
 
-# == commands: what the user types ===========================================================
+# == commands: what the user types
 # Each command is declared once, above its handler: its words, help, arguments and examples. (Help
 # is no docstring: the installed bytecode has none.) A handler reads its options, decides, does one
 # or two things and says what changed. Answers go to stdout, everything else to stderr; no handler
@@ -3750,20 +3750,19 @@ def print_fixed(cx, value, *lines):
     print_data(cx, value, cx.options.output, lines)
 
 
-def counted(cx, pages, aloud=True):
-    """Yield every row of `pages`; if `aloud` tell how far they are once that takes a second."""
-    started, count = time.monotonic(), 0
-    for rows in pages:
-        count += len(rows)
-        if aloud and time.monotonic() - started > 1:
+def counted(cx, rows, aloud=True):
+    """Yield `rows`; if `aloud` tell how many there were once that takes a second."""
+    started = time.monotonic()
+    for count, row in enumerate(rows, 1):
+        if aloud and count % PAGE_SIZE == 0 and time.monotonic() - started > 1:
             cx.app.status("Reading: %d" % count, "")
-        yield from rows
+        yield row
 
 
-def print_streamed(cx, pages, form):
-    """Print the rows of a list as one bare array without ever holding more than a page."""
+def print_streamed(cx, rows, form):
+    """Print the rows of a list as one bare array, each as it comes."""
     lead = "[\n"
-    for row in counted(cx, pages, aloud=not cx.app.is_terminal(cx.app.stdout)):
+    for row in counted(cx, rows, aloud=not cx.app.is_terminal(cx.app.stdout)):
         if form == "yaml":
             print_data(cx, [row], form)
         else:
@@ -3780,17 +3779,17 @@ def labelled(column):
     return (column, field(column.lower())) if isinstance(column, str) else column
 
 
-def print_rows(cx, pages, columns, wide=()):
-    """Print a list that arrives page by page: a table, ids alone, or JSON or YAML as it comes."""
+def print_rows(cx, rows, columns, wide=()):
+    """Print a list: as a table, its ids alone, or JSON or YAML as it comes."""
     form = form_of(cx)
     if form == "ids":
-        for row in counted(cx, pages):
+        for row in counted(cx, rows):
             cx.app.out(row.get("id") or row.get("type") or row.get("name") or "-")
     elif form in ("json", "yaml"):
-        print_streamed(cx, pages, form)
+        print_streamed(cx, rows, form)
     else:
         shown = list(map(labelled, columns + (wide if form == "wide" else ())))
-        cells = ([show(row) for _, show in shown] for row in counted(cx, pages))
+        cells = ([show(row) for _, show in shown] for row in counted(cx, rows))
         limit = 0 if form == "wide" else cx.app.columns(cx.app.stdout)
         for line in table_lines([label.upper() for label, _ in shown], cells, limit):
             cx.app.out(line)
@@ -3906,8 +3905,7 @@ def auth_login(cx, args):
     server = discover(cx.http, endpoint, client_id) if args.token is None else None
     way = choose_way(args, server, surroundings(app))
     if way == "prompt":
-        app.complain("This server has no browser login.")
-        app.complain("Make an API token in the dashboard: %s" % DASHBOARD_TOKENS)
+        app.complain("This server has no browser login.", NEW_TOKEN)
     token = read_token(app, args.token) if way in ("token", "prompt") else None
     prove_storage(settings, profile.name, storage)
     if token:
@@ -4097,7 +4095,7 @@ def auth_list(cx, args):
         rows.append(row)
     active = ("Active", lambda row: "*" if row["active"] else "")
     expires = ("Expires", field("expires_at", format_date))
-    print_rows(cx, [rows], ("Name", active, "Email", "Project", "Endpoint", "Storage", expires))
+    print_rows(cx, rows, ("Name", active, "Email", "Project", "Endpoint", "Storage", expires))
 
 
 # -- auth doctor
@@ -4156,15 +4154,13 @@ def check_endpoint(cx):
     url = parse_url(cx.settings.get("endpoint"))
     started = time.monotonic()
     try:
-        proxy = cx.http.proxy_for(url)
         document = well_known(url, "oauth-protected-resource")
         answer = cx.http.request("GET", document, retries=0)
-    except TransportFailure as error:
-        raise PodError(error.reason, "Correct HTTPS_PROXY")
     except Unreachable as error:
         if error.hint in ("", DOCTOR_HINT):
             error.hint = "Try it with: curl -v %s" % url.origin
         raise
+    proxy = cx.http.proxy_for(url)
     detail = "%s %s" % (url.origin, "through proxy %s:%d" % proxy[:2] if proxy else "directly")
     if url.scheme == "https":
         detail += ", trusting %s" % (cx.settings.get("ca_bundle") or "the system's certificates")
@@ -4409,8 +4405,8 @@ def config_delete_profile(cx, args):
 def project_list(cx, args):
     current = cx.settings.get("project") or ""
     mark = ("", lambda row: "*" if current in (row.get("id"), row.get("name")) else "")
-    pages = cx.api.pages("projects", "/projects")
-    print_rows(cx, pages, (mark, "Name", "ID", CREATED, "Description"))
+    rows = cx.api.rows("projects", "/projects")
+    print_rows(cx, rows, (mark, "Name", "ID", CREATED, "Description"))
 
 
 @command("project use", "Choose the project to work in, and store it in the profile.")
@@ -4418,7 +4414,7 @@ def project_list(cx, args):
 @Option("--no-verify", "do not check that it exists")
 @Example("podstack project use my-project", "from now on")
 def project_use(cx, args):
-    rows = counted(cx, cx.api.pages("projects", "/projects"))
+    rows = counted(cx, cx.api.rows("projects", "/projects"))
     known = (args.name in (row.get("id"), row.get("name")) for row in rows)
     if not args.no_verify and not any(known):
         raise NotFound("Project '%s' not found" % args.name, "See: podstack project list")
@@ -4468,7 +4464,8 @@ def read_environment(app, pairs, path):
         key, mark, value = text.partition("=")
         found[key] = value if mark else app.environ.get(key)
         if not key or found[key] is None:
-            raise UsageError("%s must be K=V, or K that is set here, not '%s'" % (place, text))
+            shown = "--env '%s'" % key if place == "--env" else place  # a line may be a secret
+            raise UsageError("%s must be K=V, or K that is set here" % shown)
     return found
 
 
@@ -4560,9 +4557,9 @@ PROJECT = ("Project", field("project_id"))
 @Example("podstack pod list --status stopped --quiet", "ids, for xargs")
 def pod_list(cx, args):
     query = [("status", args.status)] + [("label", "%s=%s" % pair) for pair in args.label]
-    pages = cx.api.pages("pods", "/pods", query, args.limit)
+    rows = cx.api.rows("pods", "/pods", query, args.limit)
     wide = ("ID", "Image", "CPU", MEMORY, DISK, PROJECT)
-    print_rows(cx, pages, ("Name", "Status", GPU, CREATED), wide)
+    print_rows(cx, rows, ("Name", "Status", GPU, CREATED), wide)
 
 
 def print_pod(cx, pod):
@@ -4703,7 +4700,7 @@ def pod_logs(cx, args):
 def pod_events(cx, args):
     path = pod_path(cx.api.pod(args.name).get("id"), "/events")
     columns = (("Time", field("created_at")), "Type", "Reason", "Message")
-    print_rows(cx, cx.api.pages("events", path), columns)
+    print_rows(cx, cx.api.rows("events", path), columns)
 
 
 @command("pod metrics", "Show a pod's load\nShow a pod's current metrics.")
@@ -4820,7 +4817,7 @@ def gpu_list(cx, args):
     memory = ("Memory", field("memory_gb", "{} GB".format))
     price = ("Per hour", lambda row: money(row, "price_per_hour_cents"))
     free = ("Free", lambda row: field("available")(row) + "/" + field("total")(row))
-    print_rows(cx, cx.api.pages("gpus", "/gpus"), ("Type", "Name", memory, price, free))
+    print_rows(cx, cx.api.rows("gpus", "/gpus"), ("Type", "Name", memory, price, free))
 
 
 def read_api_path(text):
@@ -4861,7 +4858,7 @@ def api_call(cx, args):
             raise UsageError("--paginate goes with GET")
         query = [pair for pair in query if pair[0] not in ("page", "limit")]
         name = path.rstrip("/").rpartition("/")[2]
-        return print_streamed(cx, cx.api.pages(name, path, query), form)
+        return print_streamed(cx, cx.api.rows(name, path, query), form)
     missing = NotFound("'%s' not found" % path, DOCTOR_HINT)
     answer = cx.api.send(method, path, query, dict(fields) or None, missing, raw)
     value = answer.json()
@@ -4881,9 +4878,8 @@ def update(cx, args):
         hint = "Update it the way it came: git pull, or your package manager"
         raise PodError("install.sh did not install %s" % SOURCE, hint)
     origin = cx.app.env("PODSTACK_INSTALL_URL") or receipt.get("origin", INSTALL_URL)
-    origin = origin.rstrip("/")
     hint = "Check PODSTACK_INSTALL_URL, or try again later"
-    url = safe_url(origin + "/cli", "installer's address", loopback=True, hint=hint)
+    url = safe_url(origin.rstrip("/") + "/cli", "installer's address", loopback=True, hint=hint)
     answer = cx.http.request("GET", url, redirects=5)
     newest = answer.text.partition("\nVERSION=")[2].partition("\n")[0]
     if answer.status != 200 or not newest or not answer.text.endswith('\n{ main "$@"; }\n'):
@@ -4908,7 +4904,7 @@ def update(cx, args):
         raise PodError(problem, "It says why above; try again: podstack update")
 
 
-# == door: the command line in, an exit code out =============================================
+# == door: the command line in, an exit code out
 # Turns words into one handler's options by the table of commands, and every failure into its lines
 # and code. Completion and help are read off the same table. It holds the only ladder of `except`.
 
@@ -4988,7 +4984,7 @@ stdout holds the answer alone, stderr everything else, in every format.
   -o yaml     the same as YAML
   --quiet     ids alone for lists and create, nothing on stderr but errors
 
-  podstack pod list --status stopped -q | xargs -r podstack pod delete --yes
+  podstack pod list --status stopped -q | xargs -r podstack pod delete --yes --
   podstack auth status -o json
   podstack pod list -o json | jq -r '.[].name'
 
@@ -5147,6 +5143,8 @@ def read_operands(operands, words, tail):
             raise UsageError("%s is missing" % operand.shown)
         read = [accept(operand.name, text, operand.read) for text in found]
         values[operand.dest] = read if operand.many else read[0]
+    if rest and not operands:  # it may be a token
+        raise UsageError("This command takes no arguments")
     if rest:
         more = ": a command goes after --" if behind else ""
         raise UsageError("Unexpected argument '%s'%s" % (rest[0], more))
@@ -5275,9 +5273,9 @@ def candidates_for(cx, kind):
         return kind
     found = find_credential(cx.settings)  # as it is: no login is renewed for this
     api = Api(cx, Credential(token=found.token, origin=found.origin))
-    pages = api.pages(kind, "/" + kind, limit=PAGE_SIZE)
     key = "type" if kind == "gpus" else "name"
-    return [row[key] for rows in pages for row in rows if isinstance(row.get(key), str)]
+    rows = api.rows(kind, "/" + kind, limit=PAGE_SIZE)
+    return [row[key] for row in rows if isinstance(row.get(key), str)]
 
 
 def complete_words(app, typed):

@@ -291,7 +291,7 @@ def tokens_only(api):
 
 def test_without_browser_login_a_token_is_asked_for_and_not_shown(terminal, tokens_only, config):
     shell = terminal("auth", "login", **PLAIN)
-    shell.expect("Make an API token in the dashboard: Account > API Tokens\r\nAPI token: ")
+    shell.expect(r"Generate a new token from the dashboard \(Account > API Tokens\)\r\nAPI token: ")
     shell.type(USER + "\n")
     assert shell.end() == 0
     assert USER not in shell.shown

@@ -413,7 +413,8 @@ def test_a_proxy_that_cannot_be_used_is_a_failure(doctor, home):
     }
     found = doctor(code=1, env=env)
     assert found["network"]["status"] == "fail" and found["network"]["fix"] == "Correct HTTPS_PROXY"
-    assert found["network"]["detail"].startswith("HTTPS_PROXY is not the address of a proxy: ")
+    told = "Cannot reach api.podstack.ai: HTTPS_PROXY is not the address of a proxy: "
+    assert found["network"]["detail"].startswith(told)
 
 
 @pytest.mark.parametrize(

@@ -532,6 +532,25 @@ def test_as_root_a_link_in_a_directory_of_everybody_must_be_roots(user, root):
     assert content_of(os.path.join(user.home, "x.yaml")) == OLD.replace("old", "new")
 
 
+@pytest.mark.parametrize("mode, refused", [(0o1777, True), (0o775, True), (0o755, False)])
+def test_as_root_a_file_that_somebody_laid_where_many_may_write_is_refused(
+    user, root, mode, refused
+):
+    """Else root's token would be saved in it, and its owner could read that."""
+    everybody = os.path.join(os.path.dirname(user.home), "tmp")
+    os.mkdir(everybody)
+    os.chmod(everybody, mode)
+    path = os.path.join(everybody, "config.yaml")
+    user.own(path, OLD, mode=0o644)
+    for argv in (SET, ("config", "get", "defaults.project")):
+        result = user.sudo(*argv, env={"PODSTACK_CONFIG": path}, code=int(refused))
+        told = "Error: Cannot use %s: it belongs to another user (uid %d)\n" % (path, NOBODY)
+        assert result.err.startswith(told) == refused
+    assert (content_of(path) == OLD) == refused
+    os.chown(path, 0, 0)
+    user.sudo(*SET, env={"PODSTACK_CONFIG": path})
+
+
 @pytest.mark.parametrize("kind", ["symbolic link", "hard link", "pipe", "directory"])
 def test_a_lock_that_is_no_plain_file_is_refused(settled, kind):
     lock = os.path.join(settled.folder, ".lock")

@@ -343,7 +343,8 @@ def test_offline_from_a_file_or_from_the_file_beside_the_script(origin, root):
     root.install("--uninstall", "--prefix", "p")
     shutil.copy(PODSTACK, root.home)
     shutil.copy(SCRIPT, root.home)
-    root.run("sh", "install.sh", "--prefix", "p")
+    done = root.run("sh", "./install.sh", "--prefix", "p")
+    assert done.err.startswith("Installing ./podstack.py\n")
     assert os.path.exists(root.home + "/p/bin/podstack")
     assert origin.asked == []
     told = root.install("--from", "none.py", "--prefix", "q", code=1).err
@@ -357,6 +358,45 @@ def test_a_checksum_beside_the_file_counts_offline_too(root):
         stream.write("%s  new.py\n" % ("1" * 64))
     told = root.install("--from", "new.py", "--prefix", "p", code=1).err
     assert "Error: new.py does not have the expected checksum; nothing was changed\n" in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["another's", "a link", "open to all", "in a directory of all"])
+def test_a_file_beside_the_script_that_others_can_change_is_not_taken(how, origin, root, tmp_path):
+    if not IS_ROOT:
+        pytest.skip("only root can be another user")
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    shutil.copy(SCRIPT, str(folder))
+    beside = folder / "podstack.py"
+    evil = tmp_path / "evil.py" if how == "a link" else beside
+    evil.write_text("print('podstack 6.6.6')\n")
+    evil.chmod(0o666 if how == "open to all" else 0o644)
+    if how == "a link":
+        beside.symlink_to(evil)
+    if how == "another's":
+        os.chown(str(beside), 65534, 65534)
+    folder.chmod({"another's": 0o1777, "in a directory of all": 0o777}.get(how, 0o755))
+    done = root.run("sh", "%s/install.sh" % folder, "--prefix", "p")
+    told = "Warning: %s is not taken, for others can change it (--from FILE takes it)\n" % beside
+    assert done.err.startswith(told)
+    assert root.run("p/bin/podstack", "--version").out == "podstack %s\n" % podstack.VERSION
+
+
+def test_a_file_of_ours_in_a_sticky_directory_is_taken(root):
+    """As /tmp is where an image is built."""
+    os.chmod(root.home, 0o1777)
+    shutil.copy(PODSTACK, root.home)
+    shutil.copy(SCRIPT, root.home)
+    done = root.run("sh", "install.sh", "--prefix", "/".join((root.home, "p")))
+    assert done.err.startswith("Installing ./podstack.py\n")
+
+
+def test_nothing_that_is_started_has_the_token(origin, root):
+    with open(root.home + "/new.py", "w") as stream:
+        stream.write("import os\nprint('podstack', os.environ.get('PODSTACK_API_TOKEN'))\n")
+    root.install("--from", "new.py", "--prefix", "p", PODSTACK_API_TOKEN="psk_of_the_job")
+    assert "version None\n" in read(root.home + "/p/lib/podstack/receipt")
 
 
 def test_a_piped_script_takes_no_file_that_lies_around(origin, root):
@@ -400,14 +440,14 @@ def test_the_first_safe_directory_on_path(path, modes, expected, origin, user):
 
 
 @pytest.mark.slow
-def test_no_directory_that_others_can_write_to(origin, user):
-    user.run("mkdir", "-p", ".local/bin")
-    user.run("chmod", "777", ".local/bin")
+@pytest.mark.parametrize("name", [".local/bin", ".local/lib/podstack"])
+def test_no_directory_that_others_can_write_to(name, origin, user):
+    user.run("mkdir", "-p", name)
+    user.run("chmod", "777", name)
+    before = snapshot(user.home)
     told = user.install(code=1).err
-    assert (
-        "Error: %s/.local/bin must be yours, and nobody else may write there.\n" % user.home in told
-    )
-    assert "podstack" not in "".join(snapshot(user.home))
+    assert "Error: %s/%s must be yours, and nobody else may" % (user.home, name) in told
+    assert snapshot(user.home) == before
 
 
 @pytest.mark.slow

@@ -897,6 +897,8 @@ LIES = [
     pytest.param("*) kill -9 $$", "secret-tool failed", id="killed"),
     pytest.param("*) cat >/dev/null; head -c 3000000 /dev/zero | tr '\\0' x >&2",
                  "x" * 60, id="chatter"),
+    pytest.param("store) printf '%0190d%s' 0 \"$(cat)\" >&2; exit 1", "0" * 190 + "****\n",
+                 id="what-it-was-given"),
 ]  # fmt: skip
 
 

@@ -281,7 +281,7 @@ def test_a_word_beforehand_answers(api, terminal, more):
     "line",
     [
         "podstack pod list --status stopped --quiet | xargs -I {} podstack pod delete {} --yes",
-        "podstack pod list --status stopped -q | xargs -r podstack pod delete --yes",
+        "podstack pod list --status stopped -q | xargs -r podstack pod delete --yes --",
     ],
 )
 def test_the_guides_pipelines_delete_the_stopped_pods_if_there_are_any(api, line):
@@ -298,6 +298,13 @@ def test_the_guides_pipelines_delete_the_stopped_pods_if_there_are_any(api, line
         assert (done.returncode, done.stdout) == (0, b"")
         assert re.match(told, done.stderr)
         assert sorted(statuses(api).values()) == ["running", "running"]
+
+
+def test_an_id_that_looks_like_an_option_is_none_behind_the_dashes(api, cli):
+    api.next("/v1/pods", body={"pods": [{"id": "--profile=prod", "name": "a"}]})
+    done = cli("pod", "list", "-q")
+    refused = cli("pod", "delete", "--yes", "--", *done.out.split(), code=6)
+    assert refused.error == "Error: Pod '--profile=prod' not found"
 
 
 # -- get --watch

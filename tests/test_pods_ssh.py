@@ -279,12 +279,12 @@ def test_a_day_with_a_pod(api, sshd, pod, home, podstack_process):
 WORDS = [
     "", " ", "a b", "'", '"', "\\", "\\n", "$HOME", "$(id)", "`id`", "a;b", "a&b|c>d<e", "&&", "*",
     "?", "[a-z]", "~", "{a,b}", "!x", "#c", "%s", "-n", "--", "--tty", "-it", "=x", "a=b", "a\nb",
-    "a\tb", "\r", "\x1b[31m", "caf\u00e9", "\u65e5\u672c", "\U0001f600", "e\u0301", "\udcff",
-    "x" * 5000,
+    "a\tb", "\\'$(id)\\'", "\r", "\x1b[31m", "caf\u00e9", "\u65e5\u672c", "\U0001f600", "e\u0301",
+    "\udcff", "x" * 5000,
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("shell", ["zsh", *slow("bash", "dash", "busybox sh")])
+@pytest.mark.parametrize("shell", ["zsh", "fish", *slow("bash", "dash", "busybox sh")])
 @own_connection
 def test_words_arrive_as_typed(pod, cli, capfd, shell):
     need(shell.split()[0])
@@ -1029,6 +1029,12 @@ def test_an_address_that_is_not_plain_is_refused(api, recorder, cli, text):
     ):
         cli("pod", *words, code=1)
     assert recorder() is None
+
+
+@pytest.mark.parametrize("before", [188, 1988])
+def test_a_token_in_a_long_address_is_masked_before_that_is_cut(api, recorder, cli, before):
+    api.add_pods(1, name="ci-pod", ssh_command="ssh %s %s" % ("v" * before, USER))
+    assert "psk_s" not in cli("pod", "ssh", "ci-pod", code=1).err
 
 
 ACCEPTED = [

@@ -108,7 +108,8 @@ def test_a_request_needs_no_more_than_http_client(words, installed, api):
 def test_all_that_is_installed_is_at_most_0_6_MB(installed):
     folders = os.walk(installed.home + "/p")
     sizes = [os.path.getsize(os.path.join(at, name)) for at, _, names in folders for name in names]
-    assert len(sizes) == 5 and sum(sizes) <= 600000  # launcher, start, source, bytecode, receipt
+    assert len(sizes) == 5  # launcher, start, source, bytecode, receipt
+    assert sum(sizes) <= 599500  # room for a longer prefix, which stands in four of them
 
 
 def test_the_bytecode_holds_no_docstring(installed):

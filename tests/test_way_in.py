@@ -345,7 +345,7 @@ def test_a_server_without_metadata_asks_for_a_token_unseen(api, terminal, config
     shown.type("psk_sandbox_user\n")
     assert shown.end() == 0
     assert "This server has no browser login." in shown.shown
-    assert "Make an API token in the dashboard: Account > API Tokens" in shown.shown
+    assert "Generate a new token from the dashboard (Account > API Tokens)" in shown.shown
     assert "Signed in as user@example.com" in shown.shown
     assert "psk_sandbox_user" not in shown.shown
     assert "psk_sandbox_user" in config.read_text()
