@@ -1012,7 +1012,7 @@ class App:
     # -- the machine
 
     def which(self, program):
-        """Return a program's absolute path, or None; relative PATH entries are skipped."""
+        """Return a program's absolute path, or None; no relative PATH entry counts."""
         names = [program + ".exe", program] if self.is_windows else [program]
         for folder in (self.env("PATH") or os.defpath).split(os.pathsep):
             for name in names:
@@ -1347,18 +1347,18 @@ def write_file(app, path, text, keep=True):
         raise os_error("write", path, error)
 
 
-def lock_descriptor(descriptor, is_windows):
-    """Take the lock, until it is closed, or raise BlockingIOError, PermissionError at once."""
+def lock_descriptor(descriptor, is_windows, release=False):
+    """Take the lock or raise BlockingIOError (Windows: PermissionError) at once; or release it."""
     if is_windows:
         import msvcrt
 
         os.lseek(descriptor, 0, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK if release else msvcrt.LK_NBLCK, 1)
     else:
         import fcntl
 
         # Not lockf: that lock drops with any close of the file in the process.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_UN if release else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class FileLock:
@@ -1399,10 +1399,12 @@ class FileLock:
     def __exit__(self, *_):
         self.depth -= 1
         if not self.depth and self.descriptor is not None:
-            try:
-                os.close(self.descriptor)
-            except OSError as error:  # it is closed all the same
-                self.app.debug("cannot close %s: %s" % (self.path, error))
+            unlock = (lock_descriptor, self.app.is_windows, True)
+            for release, *words in (unlock, (os.close,)):
+                try:
+                    release(self.descriptor, *words)
+                except OSError as error:  # either of the two suffices
+                    self.app.debug("cannot release %s: %s" % (self.path, error))
             self.descriptor, self.held = None, False
 
     def open(self):
@@ -1691,7 +1693,7 @@ class Settings:
                 yield value, text, origin
 
     def find(self, name):
-        """Return the (value, text, origin) in effect; (None, None, None) where nothing is set."""
+        """Return the (value, text, origin) in effect, each None where nothing is set."""
         return next(self.candidates(name), (None, None, None))
 
     def get(self, name):
@@ -1777,7 +1779,7 @@ class SecretService:
             raise self.failure(err.strip() or b"locked")
 
     def read(self):
-        """Return the payload, or None where there is none."""
+        """Return the payload, or None."""
         if not self.app.is_terminal(self.app.stderr) and self.is_absent():
             return None
         code, out, err = self.call("lookup")
@@ -2058,7 +2060,7 @@ def command_credential(settings, profile):
 
 
 def find_credential(settings):
-    """Return the effective Credential; raises AuthError where there is none."""
+    """Return the effective Credential; raises AuthError."""
     token = settings.app.env("PODSTACK_API_TOKEN")
     if not token or settings.options.profile:
         profile = settings.profile()
@@ -2520,7 +2522,7 @@ class Http:
 
     def request(self, method, url, headers=(), body=None, redirects=0, retries=RETRIES,
                 seconds=None, silence=None):  # fmt: skip
-        """Return the Answer to one request; with `silence`, its only limit, streamed if good."""
+        """Return the Answer; with `silence`, its only limit, streamed if good."""
         seconds, turn = seconds or self.timeout, 0
         deadline = time.monotonic() + seconds
         while True:
@@ -2626,7 +2628,7 @@ Connection: close
 <meta name="viewport" content="width=device-width"><style nonce="%(nonce)s">
 :root { color-scheme: light dark }
 body { max-width: 27rem; margin: 20vh auto; padding: 0 1rem; text-align: center;
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; text-wrap: balance }
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
 h1::before { content: "%(sign)s"; display: block; font-size: 3rem; color: %(color)s }
 </style><script nonce="%(nonce)s">history.replaceState(null, "", "/")</script></head>
 <body><h1>%(title)s</h1><p>%(text)s</p></body></html>
@@ -3152,7 +3154,7 @@ def read_error(answer):
 
 
 def refusal(answer, missing, credential, now):
-    """Return the PodError for an answer with status 400 to 499; `missing` is a 404's, or None."""
+    """Return the PodError for a status from 400 to 499; `missing` is a 404's, or None."""
     code, message, fields = read_error(answer)
     if answer.status == 401:
         if code == "token_expired" or credential.left(now) <= 0:
@@ -3371,7 +3373,7 @@ class Context:
 
 
 def ssh_to(cx, name, *options):
-    """Return the words that run the system's ssh with `options`, up to the pod's host."""
+    """Return the argv of the system's ssh with `options`, up to the pod's host."""
     import re
 
     path = cx.app.which("ssh")
@@ -4127,8 +4129,7 @@ def check_lock(cx):
             if lock.held:
                 yield "lock", "ok", milliseconds_since(started)
             else:
-                fix = "Set PODSTACK_CONFIG to a path that can be written, on a local disk"
-                yield "lock", "warn", "there can be none beside the file", fix
+                yield "lock", "warn", "there can be none beside the file", WRITE_HINTS["EROFS"]
 
 
 def check_value(cx, name):
@@ -5241,12 +5242,13 @@ function __podstack_complete
 end
 complete -c podstack -f -a '(__podstack_complete)'
 """,
+    # An empty argument does not reach a program everywhere: a space stands for it.
     "powershell": """\
 Register-ArgumentCompleter -Native -CommandName podstack -ScriptBlock {
     param($word, $ast, $cursor)
     $typed = @($ast.CommandElements | Select-Object -Skip 1 |
         Where-Object { $_.Extent.StartOffset -lt $cursor } | ForEach-Object { "$_" })
-    if (-not $word) { $typed += ' ' }  # an empty argument does not reach a program everywhere
+    if (-not $word) { $typed += ' ' }
     podstack __complete @typed 2>$null | ForEach-Object {
         $quoted = "'" + ($_ -replace "['\\u2018-\\u201b]", '$0$0') + "'"
         $text = if ($_ -match '^[\\w@./:=+-]+$') { $_ } else { $quoted }
