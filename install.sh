@@ -47,13 +47,16 @@ run() {
 
 # -- where it goes
 
-# guarded PATH: what is there of it is the user's, and none but `trusted` may write to it, too.
+# guarded PATH: what is there of it belongs to `owners`, and none but `trusted` may write to it, too;
+# with `sticky` all may, into a directory where each can change just what is his own.
 guarded() {
     there=$1
     while [ ! -e "$there" ]; do there=$(dirname "$there"); done
     # shellcheck disable=SC2012  # stat's options differ from system to system, these do not
     ls -ldnL "$there" 2>/dev/null | {
-        read -r mode _ owner group _ && [ "$owner" = "$uid" ] || exit 1
+        read -r mode _ owner group _ || exit 1
+        case " $owners " in *" $owner "*) ;; *) exit 1 ;; esac
+        case $sticky$mode in yes?????????[tT]*) exit 0 ;; esac
         case "$mode $trusted " in
             ????????w*) exit 1 ;;
             ?????w*" $group "*) ;;
@@ -62,11 +65,11 @@ guarded() {
     }
 }
 
-# is_unswappable FILE: it is the user's own, and nobody else can put another in its place.
-is_unswappable() {
-    folder=$(dirname "$1")
-    [ ! -L "$1" ] && guarded "$1" && { [ -k "$folder" ] || guarded "$folder"; }
-}
+# is_unswappable FILE: none but the user, root, and who calls sudo, can change or replace it.
+is_unswappable() (
+    owners="$uid 0 ${SUDO_UID-}" sticky=yes
+    [ ! -L "$1" ] && guarded "$1" && guarded "$(dirname "$1")"
+)
 
 on_path() {
     case :$PATH: in *:"$1":*) ;; *) return 1 ;; esac
@@ -82,7 +85,8 @@ fact() {
 }
 
 choose_place() {
-    uid=$(id -u) trusted=''
+    uid=$(id -u) trusted='' sticky=''
+    owners=$uid
     # Many systems make a group for each user; Debian gives /usr/local to group 50, its admins.
     [ "$(id -gn 2>&1)" != "$(id -un 2>&1)" ] || trusted=$(id -g)
     [ "$uid" != 0 ] || trusted='0 50'
@@ -111,9 +115,9 @@ choose_place() {
     { [ ! -e "$launcher" ] && [ ! -L "$launcher" ]; } || grep -qsxF "$MARK" "$launcher" ||
         fail "$launcher is another program, which this would replace.
 Remove it, or choose another place: --prefix DIR"
-    for folder in "$bin" "$lib"; do
+    for folder in "$bin" "$lib" "$lib/__pycache__"; do
         [ "$uid" = 0 ] || guarded "$folder" ||
-            fail "$folder must be yours, and nobody else may write there.
+            fail "$there must be yours, and nobody else may write there.
 Mend that (chmod go-w), or choose another place: --prefix DIR"
     done
 }
@@ -208,7 +212,8 @@ obtain() {
         if is_unswappable "$beside"; then
             say "Installing $beside" && from=$beside
         else
-            say "Warning: $beside is not taken, for others can change it (--from FILE takes it)"
+            printf 'Warning: %s is not taken, for others can change it; %s\n' "$beside" \
+                "to take it all the same: --from FILE" >&2
         fi
     fi
     origin=${PODSTACK_INSTALL_URL:-$ORIGIN}

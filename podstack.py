@@ -186,7 +186,7 @@ def cut_to_width(text, width):
 
 
 def table_lines(header, rows, limit=0):
-    """Yield the lines of an aligned table; with `limit` the widest columns give way to fit it."""
+    """Yield the lines of a table; with `limit` the widest columns give way to fit it."""
     # A row waits as one text: as a list of cells a long table takes three times the memory.
     widths, packed = list(map(len, header)), ["\0".join(header)]
     for row in rows:
@@ -210,7 +210,7 @@ def mask(token):
 
 
 def encodings(secret):
-    """Return the forms in which a secret may turn up: raw, quoted, JSON, percent, hex, base64."""
+    """Return a secret's forms: raw, quoted, JSON, percent, hex, base64."""
     import base64
 
     raw = secret.encode("utf-8", "replace")
@@ -246,8 +246,7 @@ def redact_names(text):
     # Without alternatives: for each turn of such a loop re keeps a way back, 150 bytes a letter.
     quoted = r'"[^"\\]*(?:\\.[^"\\]*)*"?'
     text = re.sub(r'(?i)("%s"\s*:\s*)%s' % (WIRE_SECRETS, quoted), r'\1"****"', text)
-    for form in (r'{[^{}"]*(?:%s[^{}"]*)*}?', r'\[[^]"]*(?:%s[^]"]*)*\]?'):
-        text = re.sub(r'("env"\s*:\s*)' + form % quoted, r"\1{****}", text)
+    text = re.sub(r'("env"\s*:\s*){[^{}"]*(?:%s[^{}"]*)*}?' % quoted, r"\1{****}", text)
     names = WIRE_SECRETS + "|code|code_verifier|state"
     return re.sub(r"(?i)((?:^|[?&#\s])(?:%s)=)[^&\s]*" % names, r"\1****", text)
 
@@ -362,13 +361,13 @@ def one_of(*choices):
 
 
 def is_token(text):
-    """Tell whether `text` can be a token at all: one line of visible ASCII without spaces."""
+    """Tell whether `text` can be a token: visible ASCII without spaces."""
     fits = isinstance(text, str) and 0 < len(text) <= MAX_TOKEN_LETTERS
     return fits and "!" <= min(text) <= max(text) <= "~"
 
 
 def percent_encode(text, plain=URL_SAFE):
-    """Return `text` for use as one URL path segment or query value (RFC 3986 §2.3)."""
+    """Return `text` as one URL path segment or query value (RFC 3986 §2.3)."""
     data = text.encode("utf-8", "surrogateescape")
     return "".join(chr(byte) if byte in plain else "%%%02X" % byte for byte in data)
 
@@ -729,6 +728,8 @@ def yaml_load(text):
 
 def _write_scalar(value, key=None):
     """Return what stands for `value`, the value of `key`, alike in every version of YAML."""
+    if isinstance(value, float) and value - value != 0:
+        raise ValueError("%s cannot be written as YAML" % value)
     if not isinstance(value, str):
         text = json_dump(value)
         is_bare = isinstance(value, float) and "." not in text
@@ -856,7 +857,7 @@ LABEL_COLORS = {"Error: ": "31", "Warning: ": "33"}
 
 
 class App:
-    """The world as the program sees it; every part can be replaced by keyword."""
+    """The world outside; every part can be replaced by keyword."""
 
     def __init__(self, stdin, stdout, stderr, environ, home=None, platform=sys.platform,
                  now=time.time, clock=time.monotonic, sleep=time.sleep):  # fmt: skip
@@ -1056,7 +1057,7 @@ class App:
             process.wait()
 
     def read_input(self, name, as_lines=False):
-        """Return the bytes, or the lines, of a file that the command line names (`-` is stdin)."""
+        """Return the bytes, or the lines, of a named file (`-` is stdin)."""
         try:
             if name == "-" and self.stdin is None:
                 raise OSError(None, "it is closed")
@@ -1219,20 +1220,12 @@ def is_root():
 
 
 def os_error(verb, path, error):
-    """Return the ConfigError for an OSError on the config file, with the one next step."""
+    """Return the ConfigError for an OSError, with the one next step."""
     import errno
 
     hint = WRITE_HINTS.get(errno.errorcode.get(error.errno))
     hint = hint and hint % {"path": path, "directory": os.path.dirname(path)}
     return ConfigError("Cannot %s %s: %s" % (verb, path, error.strerror or error), hint)
-
-
-def refuse_planted_link(path):
-    """As root, follow no link that others may set: it leads to any file; raises ConfigError."""
-    while is_root() and path != os.path.dirname(path):
-        link, path = path, os.path.dirname(path)
-        if os.path.islink(link) and (os.lstat(link).st_uid or os.stat(path).st_uid):
-            raise ConfigError("As root, the link %s is not followed: others may set it" % link)
 
 
 def is_foreign(path, owner):
@@ -1241,6 +1234,16 @@ def is_foreign(path, owner):
         folder = os.stat(os.path.dirname(os.path.realpath(path)))
         return folder.st_mode & 0o022 and owner not in (0, folder.st_uid)
     return hasattr(os, "geteuid") and owner != os.geteuid()
+
+
+def refuse_planted_link(path):
+    """As root, use no link or directory that others may have laid there; raises ConfigError."""
+    while is_root() and path != os.path.dirname(path):
+        link, path = path, os.path.dirname(path)
+        if os.path.islink(link) and (os.lstat(link).st_uid or os.stat(path).st_uid):
+            raise ConfigError("As root, the link %s is not followed: others may set it" % link)
+        if os.path.isdir(link) and is_foreign(link, os.lstat(link).st_uid):
+            raise ConfigError("As root, %s is not used: others may have laid it there" % link)
 
 
 def read_file(path):
@@ -1537,7 +1540,7 @@ class Config:
 
     @property
     def has_modes(self):
-        """Tell whether the file's mode and owner mean something where it is."""
+        """Tell whether modes and owners mean something where the file is."""
         on_drive = self.app.is_wsl and os.path.realpath(self.path).startswith("/mnt/")
         return not self.app.is_windows and not on_drive
 
@@ -1634,7 +1637,7 @@ SETTINGS = {row[0]: Setting(*row) for row in (
 
 
 class Settings:
-    """The effective value of everything that can be set, from the options of this command."""
+    """The effective value of everything that can be set."""
 
     def __init__(self, app, options):
         self.app, self.options = app, options
@@ -1677,7 +1680,7 @@ class Settings:
         return "%s in %s" % (".".join(keys), self.config.path), self.config.text_at(keys), keys
 
     def candidates(self, name):
-        """Yield (value, text, origin) for each place that states the setting, the winner first."""
+        """Yield (value, text, origin) of each place that states it, the winner first."""
         setting, read = SETTINGS[name], SETTINGS[name].read
         given = getattr(self.options, name, None) if setting.is_option else None
         option = ("--" + name.replace("_", "-"), given, None)
@@ -2376,6 +2379,11 @@ def tls_context(bundle):
     else:
         context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
     context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)  # 3.8 and 3.9 set it
+    if getattr(context, "security_level", 0) < 2:
+        try:
+            context.set_ciphers("DEFAULT:@SECLEVEL=2")
+        except ssl.SSLError:
+            context.set_ciphers("HIGH:!aNULL:!eNULL:!MD5:!3DES")  # LibreSSL has no levels
     if not bundle:
         context.load_default_certs()
         if not context.cert_store_stats()["x509_ca"]:
@@ -3392,7 +3400,8 @@ def ssh_to(cx, name, *options):
     before, user, host, after = found.groups() if found else (None, None, None, "0")
     port = before or after or "22"
     if (before and after) or not 0 < int(port) < 65536:
-        problem = "The pod's ssh_command is not a plain one: %s" % told
+        shown = redact(str(told), cx.app.secrets)[:200]
+        problem = "The pod's ssh_command is not a plain one: %s" % shown
         raise PodError(problem, "Ask Podstack's support")
     named = ["-o", "User=" + user] if user else []
     return [path, "-p", port] + named + list(options) + ["--", host]
@@ -3752,19 +3761,10 @@ def print_fixed(cx, value, *lines):
     print_data(cx, value, cx.options.output, lines)
 
 
-def counted(cx, rows, aloud=True):
-    """Yield `rows`; if `aloud` tell how many there were once that takes a second."""
-    started = time.monotonic()
-    for count, row in enumerate(rows, 1):
-        if aloud and count % PAGE_SIZE == 0 and time.monotonic() - started > 1:
-            cx.app.status("Reading: %d" % count, "")
-        yield row
-
-
 def print_streamed(cx, rows, form):
     """Print the rows of a list as one bare array, each as it comes."""
     lead = "[\n"
-    for row in counted(cx, rows, aloud=not cx.app.is_terminal(cx.app.stdout)):
+    for row in rows:
         if form == "yaml":
             print_data(cx, [row], form)
         else:
@@ -3785,13 +3785,13 @@ def print_rows(cx, rows, columns, wide=()):
     """Print a list: as a table, its ids alone, or JSON or YAML as it comes."""
     form = form_of(cx)
     if form == "ids":
-        for row in counted(cx, rows):
+        for row in rows:
             cx.app.out(row.get("id") or row.get("type") or row.get("name") or "-")
     elif form in ("json", "yaml"):
         print_streamed(cx, rows, form)
     else:
         shown = list(map(labelled, columns + (wide if form == "wide" else ())))
-        cells = ([show(row) for _, show in shown] for row in counted(cx, rows))
+        cells = ([show(row) for _, show in shown] for row in rows)
         limit = 0 if form == "wide" else cx.app.columns(cx.app.stdout)
         for line in table_lines([label.upper() for label, _ in shown], cells, limit):
             cx.app.out(line)
@@ -4415,7 +4415,7 @@ def project_list(cx, args):
 @Option("--no-verify", "do not check that it exists")
 @Example("podstack project use my-project", "from now on")
 def project_use(cx, args):
-    rows = counted(cx, cx.api.rows("projects", "/projects"))
+    rows = cx.api.rows("projects", "/projects")
     known = (args.name in (row.get("id"), row.get("name")) for row in rows)
     if not args.no_verify and not any(known):
         raise NotFound("Project '%s' not found" % args.name, "See: podstack project list")
@@ -4879,8 +4879,9 @@ def update(cx, args):
         hint = "Update it the way it came: git pull, or your package manager"
         raise PodError("install.sh did not install %s" % SOURCE, hint)
     origin = cx.app.env("PODSTACK_INSTALL_URL") or receipt.get("origin", INSTALL_URL)
+    origin = origin.rstrip("/")
     hint = "Check PODSTACK_INSTALL_URL, or try again later"
-    url = safe_url(origin.rstrip("/") + "/cli", "installer's address", loopback=True, hint=hint)
+    url = safe_url(origin + "/cli", "installer's address", loopback=True, hint=hint)
     answer = cx.http.request("GET", url, redirects=5)
     newest = answer.text.partition("\nVERSION=")[2].partition("\n")[0]
     if answer.status != 200 or not newest or not answer.text.endswith('\n{ main "$@"; }\n'):
@@ -4953,14 +4954,11 @@ The config file is ~/.podstack/config.yaml (podstack config path), YAML, 0600:
 
   auth:
     token: your_api_token
-    expires: 2024-12-31T00:00:00Z
   defaults:
     project: my-project
-    output: table
   profiles:
     work:
       token: work_token
-      project: work-project
       api_endpoint: https://api.work.podstack.ai
 
 auth and defaults at the top are the profile `default`, unless profiles.default
@@ -5144,8 +5142,6 @@ def read_operands(operands, words, tail):
             raise UsageError("%s is missing" % operand.shown)
         read = [accept(operand.name, text, operand.read) for text in found]
         values[operand.dest] = read if operand.many else read[0]
-    if rest and not operands:  # it may be a token
-        raise UsageError("This command takes no arguments")
     if rest:
         more = ": a command goes after --" if behind else ""
         raise UsageError("Unexpected argument '%s'%s" % (rest[0], more))
@@ -5199,6 +5195,8 @@ def dispatch(line, app):
         prepare(cx)
         return found(cx, options) or 0
     except UsageError as error:
+        for word in line.words[2:] + line.tail if group == ["auth"] else ():
+            app.guard(word)  # none of them takes an operand: it may be a token
         if not error.hint:
             found, _ = find_command(line.words)
             words = found.words if found else group

@@ -551,6 +551,20 @@ def test_as_root_a_file_that_somebody_laid_where_many_may_write_is_refused(
     user.sudo(*SET, env={"PODSTACK_CONFIG": path})
 
 
+def test_as_root_a_directory_that_somebody_laid_where_many_may_write_is_refused(user, root):
+    """Else what root makes in it would be its owner's."""
+    everybody = os.path.join(os.path.dirname(user.home), "tmp")
+    os.mkdir(everybody)
+    os.chmod(everybody, 0o1777)
+    planted = user.own(os.path.join(everybody, "podstack"), mode=0o755)
+    for folders in ((), ("sub",)):
+        path = os.path.join(planted, *folders, "config.yaml")
+        result = user.sudo(*SET, env={"PODSTACK_CONFIG": path}, code=1)
+        told = "As root, %s is not used: others may have laid it there" % planted
+        assert result.err == failure(told)
+    assert names_in(planted) == []
+
+
 @pytest.mark.parametrize("kind", ["symbolic link", "hard link", "pipe", "directory"])
 def test_a_lock_that_is_no_plain_file_is_refused(settled, kind):
     lock = os.path.join(settled.folder, ".lock")

@@ -360,8 +360,15 @@ def test_a_checksum_beside_the_file_counts_offline_too(root):
     assert "Error: new.py does not have the expected checksum; nothing was changed\n" in told
 
 
+NOT_TAKEN = (
+    "Warning: %s is not taken, for others can change it; to take it all the same: --from FILE\n"
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["another's", "a link", "open to all", "in a directory of all"])
+@pytest.mark.parametrize(
+    "how", ["another's", "a link", "open to all", "in a directory of all", "in another's /tmp"]
+)
 def test_a_file_beside_the_script_that_others_can_change_is_not_taken(how, origin, root, tmp_path):
     if not IS_ROOT:
         pytest.skip("only root can be another user")
@@ -376,20 +383,43 @@ def test_a_file_beside_the_script_that_others_can_change_is_not_taken(how, origi
         beside.symlink_to(evil)
     if how == "another's":
         os.chown(str(beside), 65534, 65534)
-    folder.chmod({"another's": 0o1777, "in a directory of all": 0o777}.get(how, 0o755))
-    done = root.run("sh", "%s/install.sh" % folder, "--prefix", "p")
-    told = "Warning: %s is not taken, for others can change it (--from FILE takes it)\n" % beside
-    assert done.err.startswith(told)
+    modes = {"another's": 0o1777, "in a directory of all": 0o777, "in another's /tmp": 0o1777}
+    folder.chmod(modes.get(how, 0o755))
+    if how == "in another's /tmp":
+        os.chown(str(folder), 65534, 65534)
+    done = root.run("sh", "%s/install.sh" % folder, "--quiet", "--prefix", "p")
+    assert done.err.startswith(NOT_TAKEN % beside)
     assert root.run("p/bin/podstack", "--version").out == "podstack %s\n" % podstack.VERSION
 
 
-def test_a_file_of_ours_in_a_sticky_directory_is_taken(root):
+@pytest.mark.parametrize("whose", ["ours", "root's"])
+def test_a_file_of_ours_or_roots_is_taken_even_from_a_sticky_directory(whose, user):
     """As /tmp is where an image is built."""
-    os.chmod(root.home, 0o1777)
-    shutil.copy(PODSTACK, root.home)
-    shutil.copy(SCRIPT, root.home)
-    done = root.run("sh", "install.sh", "--prefix", "/".join((root.home, "p")))
-    assert done.err.startswith("Installing ./podstack.py\n")
+    if whose == "root's" and not IS_ROOT:
+        pytest.skip("only root can be another user")
+    folder = user.home + "/tmp"
+    if whose == "ours":
+        user.run("mkdir", folder)
+        user.run("cp", PODSTACK, SCRIPT, folder)
+    else:
+        os.mkdir(folder)
+        shutil.copy(PODSTACK, folder)
+        shutil.copy(SCRIPT, folder)
+    user.run("chmod", "1777", folder) if whose == "ours" else os.chmod(folder, 0o1777)
+    done = user.run("sh", "tmp/install.sh", "--prefix", "p")
+    assert done.err.startswith("Installing tmp/podstack.py\n")
+
+
+def test_who_calls_sudo_may_change_the_file_that_it_takes(origin, root, tmp_path):
+    if not IS_ROOT:
+        pytest.skip("only root can be another user")
+    for path in (PODSTACK, SCRIPT):
+        os.chown(shutil.copy(path, str(tmp_path)), 65534, 65534)
+    script = "%s/install.sh" % tmp_path
+    done = root.run("sh", script, "--prefix", "p", SUDO_UID="65534")
+    assert done.err.startswith("Installing %s/podstack.py\n" % tmp_path)
+    done = root.run("sh", script, "--prefix", "p", SUDO_UID="65533")
+    assert done.err.startswith(NOT_TAKEN % (str(tmp_path) + "/podstack.py"))
 
 
 def test_nothing_that_is_started_has_the_token(origin, root):
@@ -440,7 +470,9 @@ def test_the_first_safe_directory_on_path(path, modes, expected, origin, user):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [".local/bin", ".local/lib/podstack"])
+@pytest.mark.parametrize(
+    "name", [".local/bin", ".local/lib", ".local/lib/podstack", ".local/lib/podstack/__pycache__"]
+)
 def test_no_directory_that_others_can_write_to(name, origin, user):
     user.run("mkdir", "-p", name)
     user.run("chmod", "777", name)

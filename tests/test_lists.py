@@ -263,30 +263,6 @@ def test_a_login_that_ends_between_two_pages_is_renewed_once(api, cli, config, m
     assert (api.refreshes, api.reuses) == (1, 0)
 
 
-# -- how far it is
-
-
-@pytest.mark.parametrize("form", ["table", pytest.param("json", marks=pytest.mark.slow)])
-def test_a_list_of_more_than_a_second_says_how_far_it_is(api, terminal, form):
-    api.page_delay = 0.02
-    api.add_pods(900)
-    api.next("page=2&", delay=1.2)
-    script = "%s -B %s/podstack.py pod list -o %s >out" % (sys.executable, CHECKOUT, form)
-    screen = terminal(program=["/bin/sh", "-c", script])
-    screen.expect(r"Reading: \d00")
-    assert screen.end() == 0
-    assert screen.shown.endswith("\r\x1b[2K")
-    with open("out") as file:
-        assert "Reading" not in file.read()
-
-
-@pytest.mark.slow
-def test_nothing_is_said_where_lines_cannot_be_replaced(api, cli):
-    api.add_pods(300)
-    api.next("page=2&", delay=1.2)
-    assert cli("pod", "list").err == ""
-
-
 # -- tables
 
 WIDE_NAMES = [

@@ -126,7 +126,7 @@ REFUSED_WORDS = [
     ("--name x --image i --label team", "--label must be K=V, not 'team'"),
     ("--name x --image i --volume vol-1", "--volume must be ID:/PATH, not 'vol-1'"),
     ("--name x --image i --volume vol-1:data", "--volume must be ID:/PATH, not 'vol-1:data'"),
-    ("--name x --image i extra", "This command takes no arguments"),
+    ("--name x --image i extra", "Unexpected argument 'extra'"),
     ("--name x --image i --gpu A100", "Unknown option '--gpu' (did you mean '--cpu'?)"),
 ]
 

@@ -1031,10 +1031,9 @@ def test_an_address_that_is_not_plain_is_refused(api, recorder, cli, text):
     assert recorder() is None
 
 
-@pytest.mark.parametrize("before", [188, 1988])
-def test_a_token_in_a_long_address_is_masked_before_that_is_cut(api, recorder, cli, before):
-    api.add_pods(1, name="ci-pod", ssh_command="ssh %s %s" % ("v" * before, USER))
-    assert "psk_s" not in cli("pod", "ssh", "ci-pod", code=1).err
+def test_a_token_in_a_long_address_is_masked_before_that_is_cut(api, recorder, cli):
+    api.add_pods(1, name="ci-pod", ssh_command="ssh %s %s" % ("v" * 188, USER))
+    assert cli("pod", "ssh", "ci-pod", code=1).error.endswith("vv psk_***")
 
 
 ACCEPTED = [

@@ -553,6 +553,8 @@ def test_what_is_written_keeps_its_type_in_another_reader(value, text, oracle):
 
 
 UNWRITABLE = [
+    ("infinity", float("inf"), "inf cannot be written as YAML"),
+    ("not a number", [float("nan")], "nan cannot be written as YAML"),
     ("lone surrogate", {"a": "\ud800"}, "a lone surrogate cannot be written as YAML"),
 ]
 
