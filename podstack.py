@@ -4959,6 +4959,7 @@ The config file is ~/.podstack/config.yaml (podstack config path), YAML, 0600:
   profiles:
     work:
       token: work_token
+      project: work-project
       api_endpoint: https://api.work.podstack.ai
 
 auth and defaults at the top are the profile `default`, unless profiles.default
