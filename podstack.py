@@ -947,8 +947,9 @@ class App:
 
     @property
     def redraws(self):
-        """Tell whether a line on stderr can be replaced by the next."""
-        return self.is_terminal(self.stderr) and self.env("TERM") != "dumb"
+        """Tell whether stderr is a terminal that takes escapes (Windows' old one shows them)."""
+        is_plain = self.env("TERM") == "dumb" or self.is_windows and not self.env("WT_SESSION")
+        return self.is_terminal(self.stderr) and not is_plain
 
     def status(self, text, topic=None):
         """Show how far a wait is: in place on a terminal, elsewhere once for each topic not ""."""
@@ -1323,11 +1324,11 @@ def write_file(app, path, text, keep=True):
     data = text.encode("utf-8")
     if len(data) > MAX_CONFIG_BYTES:
         raise ConfigError("Cannot write %s: it would be larger than 1 MiB" % path)
-    refuse_planted_link(path)
     real = os.path.realpath(path)
     directory, name = os.path.split(real)
     temporary = os.path.join(directory, ".%s.%s.tmp" % (name, os.urandom(6).hex()))
     try:
+        refuse_planted_link(path)
         if os.path.islink(real):
             os.stat(real)  # fails: realpath returns a loop as it is, and replace would overwrite it
         make_directory(os.path.dirname(path))
@@ -5168,7 +5169,7 @@ def prepare(cx):
     app, options = cx.app, cx.options
     app.quiet = options.quiet
     plain = options.no_color or app.env("NO_COLOR") or app.env("PODSTACK_NO_COLOR")
-    if plain or not app.redraws or (app.is_windows and not app.env("WT_SESSION")):
+    if plain or not app.redraws:
         return
     try:
         app.color = cx.settings.get("color")

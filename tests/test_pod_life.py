@@ -233,6 +233,17 @@ def test_a_terminal_that_cannot_replace_lines_gets_new_ones(api, terminal):
     )
 
 
+@pytest.mark.parametrize("session, escapes", [(None, False), ("", False), ("a-guid", True)])
+def test_only_windows_newer_terminal_gets_escapes(api, cli, session, escapes):
+    """The console of old shows them as text, unless somebody has told it not to."""
+    api.reads_until_running = 0
+    words = ("pod", "create", "--name", "a", "--image", "i", "--wait")
+    env = {"WT_SESSION": session, "TERM": None}
+    done = cli(*words, tty=True, platform="win32", env=env)
+    assert ("\x1b[2KPod 'a': pending" in done.err) == ("\x1b" in done.err) == escapes
+    assert "Pod 'a': pending" in done.err and done.err.endswith("Pod 'a' is running\n")
+
+
 def test_ctrl_c_ends_a_wait_and_leaves_the_pod(api, terminal):
     api.seconds_until_running = 3600
     screen = terminal("pod", "create", "--name", "a", "--image", "i", "--wait")
