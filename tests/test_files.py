@@ -85,6 +85,7 @@ def user(installed):
     person.own(person.home, mode=0o755)
     yield person
     subprocess.call(["chattr", "-R", "-i", folder], stderr=subprocess.DEVNULL)
+    subprocess.call(["chmod", "-R", "u+rwX", folder])
     shutil.rmtree(folder)
 
 
@@ -452,6 +453,7 @@ def test_a_file_that_cannot_be_read_is_never_overwritten(settled):
     assert result.err == "Warning: config file not used: Cannot read %s: Permission denied\n" % (
         settled.config
     )
+    os.chmod(settled.config, 0o600)
     assert_nothing_changed(settled, OLD)
 
 

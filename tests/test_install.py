@@ -541,6 +541,7 @@ def test_github_actions_finds_it_in_the_next_step(origin, user):
     assert read(told) == user.home + "/.local/bin\n"
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="only root does without a home")
 @pytest.mark.parametrize("home", [None, pytest.param("/", marks=pytest.mark.slow)])
 def test_root_needs_no_home(home, origin, root):
     root.install("--prefix", "p", HOME=home)
