@@ -47,8 +47,8 @@ run() {
 
 # -- where it goes
 
-# guarded PATH: what is there of it belongs to `owners`, and none but `trusted` may write to it, too;
-# with `sticky` all may, into a directory where each can change just what is his own.
+# guarded PATH: what is there of it belongs to `owners`, and none but `trusted` may write to it, too
+# (with `sticky` all may, into a directory where each can change just what is his own).
 guarded() {
     there=$1
     while [ ! -e "$there" ]; do there=$(dirname "$there"); done
@@ -210,7 +210,8 @@ obtain() {
     beside=$(dirname "$0")/podstack.py
     if [ -z "$from" ] && [ "${0##*/}" = install.sh ] && [ -f "$beside" ]; then
         if is_unswappable "$beside"; then
-            say "Installing $beside" && from=$beside
+            from=$beside
+            say "Installing $beside"
         else
             printf 'Warning: %s is not taken, for others can change it; %s\n' "$beside" \
                 "to take it all the same: --from FILE" >&2

@@ -1237,7 +1237,7 @@ def is_foreign(path, owner):
     return hasattr(os, "geteuid") and owner != os.geteuid()
 
 
-def refuse_planted_link(path):
+def refuse_what_is_planted(path):
     """As root, use no link or directory that others may have laid there; raises ConfigError."""
     while is_root() and path != os.path.dirname(path):
         link, path = path, os.path.dirname(path)
@@ -1251,7 +1251,7 @@ def read_file(path):
     """Return (text, stat) of a plain file of ours; ("", None) for none, else ConfigError."""
     at_once = getattr(os, "O_NONBLOCK", 0)  # a pipe's open would wait for its writer
     try:
-        refuse_planted_link(path)
+        refuse_what_is_planted(path)
         with open(path, "rb", opener=lambda at, how: os.open(at, how | at_once)) as stream:
             facts = os.fstat(stream.fileno())
             if not stat.S_ISREG(facts.st_mode):
@@ -1328,7 +1328,7 @@ def write_file(app, path, text, keep=True):
     directory, name = os.path.split(real)
     temporary = os.path.join(directory, ".%s.%s.tmp" % (name, os.urandom(6).hex()))
     try:
-        refuse_planted_link(path)
+        refuse_what_is_planted(path)
         if os.path.islink(real):
             os.stat(real)  # fails: realpath returns a loop as it is, and replace would overwrite it
         make_directory(os.path.dirname(path))
@@ -3401,9 +3401,8 @@ def ssh_to(cx, name, *options):
     before, user, host, after = found.groups() if found else (None, None, None, "0")
     port = before or after or "22"
     if (before and after) or not 0 < int(port) < 65536:
-        shown = redact(str(told), cx.app.secrets)[:200]
-        problem = "The pod's ssh_command is not a plain one: %s" % shown
-        raise PodError(problem, "Ask Podstack's support")
+        shown = "ssh_command is not a plain one: " + redact(str(told), cx.app.secrets)[:200]
+        raise PodError("The pod's " + shown, "Ask Podstack's support")
     named = ["-o", "User=" + user] if user else []
     return [path, "-p", port] + named + list(options) + ["--", host]
 
@@ -4130,7 +4129,8 @@ def check_lock(cx):
             if lock.held:
                 yield "lock", "ok", milliseconds_since(started)
             else:
-                yield "lock", "warn", "there can be none beside the file", WRITE_HINTS["EROFS"]
+                fix = "Set PODSTACK_CONFIG to a path that can be written, on a local disk"
+                yield "lock", "warn", "there can be none beside the file", fix
 
 
 def check_value(cx, name):
